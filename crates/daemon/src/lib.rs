@@ -1,0 +1,1 @@
+//! backhauld: HTTPS and JSON-RPC, state store, scheduler, workers.

@@ -1,0 +1,1 @@
+//! Plan, run, journal: sources, block pipeline, sinks; backup, restore, verify.

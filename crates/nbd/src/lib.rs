@@ -1,0 +1,1 @@
+//! An asynchronous NBD client: TLS, pipelined reads, several connections, reconnect.

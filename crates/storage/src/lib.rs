@@ -1,0 +1,1 @@
+//! One interface over where repositories are kept; local directories first.

@@ -1,0 +1,1 @@
+//! The VHD format: footers, headers, block tables, parent links, streams.

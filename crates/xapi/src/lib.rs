@@ -1,0 +1,1 @@
+//! The XAPI client: sessions, records, events, tasks, export and import streams.
