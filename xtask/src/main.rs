@@ -1,1 +1,80 @@
-fn main() {}
+//! The daily commands, run as `cargo xtask COMMAND`: the one entry point for people and for CI.
+
+mod run;
+mod setup;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+use crate::run::{Program, workspace};
+
+const USAGE: &str = "usage: cargo xtask COMMAND
+
+  lab [ARGS]      build both programs and open the console on the embedded lab
+  test [ARGS]     install what the tests need, then run them all
+  setup           only install what the tests need
+  ci              fmt, clippy, deny, test: what .ci/run runs
+  bench           the benchmarks, printed as a table
+  pictures        draw screenshots/ anew from the console's own screens
+  docs            write docs/api.md anew from the table of methods";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let command = args.next().unwrap_or_default();
+    match dispatch(&command, &args.collect::<Vec<_>>()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask {command}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: &str, args: &[String]) -> Result<()> {
+    match command {
+        "lab" => {
+            build(&["--release"])?;
+            Program::new(workspace().join("target/release/backhaul")).arg("lab").args(args).exec()
+        }
+        "setup" => setup::all(),
+        "test" => {
+            setup::all()?;
+            test(args)
+        }
+        "ci" => ci(),
+        "bench" => Program::cargo().args(["bench", "--package", "engine", "--bench", "transfer", "--"]).args(args).run(),
+        "pictures" => pictures("pictures"),
+        "docs" => Program::cargo().args(["run", "--package", "api", "--example", "api_md"]).run(),
+        "" | "help" | "--help" | "-h" => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        other => bail!("no such command: {other}\n\n{USAGE}"),
+    }
+}
+
+/// Both programs, so that `backhaul` finds `backhauld` beside itself.
+fn build(profile: &[&str]) -> Result<()> {
+    Program::cargo().args(["build", "--package", "backhaul", "--package", "daemon", "--bins"]).args(profile).run()
+}
+
+fn test(args: &[String]) -> Result<()> {
+    // Whole-system tests start the real programs, which cargo builds only for the package under test.
+    build(&[])?;
+    Program::cargo().args(["test", "--workspace", "--no-fail-fast"]).args(args).run()
+}
+
+fn ci() -> Result<()> {
+    Program::cargo().args(["fmt", "--all", "--check"]).run()?;
+    setup::all()?;
+    setup::cargo_deny()?;
+    // Advisories need a database from the network: part of the release checklist, not of each push.
+    Program::cargo().args(["deny", "check", "bans", "licenses", "sources"]).run()?;
+    Program::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).run()?;
+    test(&[])
+}
+
+fn pictures(example: &str) -> Result<()> {
+    Program::cargo().args(["run", "--package", "xtask", "--features", "pictures", "--bin", example]).run()
+}
