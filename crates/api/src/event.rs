@@ -156,6 +156,8 @@ pub enum TaskKind {
     Verify,
     /// Leftovers of an interrupted run found and removed.
     Recover,
+    /// Waiting for another run to let go of a VM; the meter says which.
+    Queue,
     /// A kind this reader does not know yet.
     #[serde(other)]
     Unknown,
