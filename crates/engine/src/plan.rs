@@ -1,0 +1,276 @@
+//! What a run is going to do, complete: a worker needs nothing else to do it.
+//!
+//! A plan holds secrets (pool passwords, URLs of remotes), so it is never logged and never written to a file; it
+//! travels only over the socketpair between daemon and worker ([`crate::worker`]).
+
+use std::fmt;
+
+use api::{Compression, Intent, JobMode, RunKind};
+use serde::{Deserialize, Serialize};
+
+/// A text that must not be seen: its `Debug` shows nothing of it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes a text into custody.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// What a run is going to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    /// The run's identifier; what a restore creates on a pool is marked with it.
+    pub run: String,
+    /// The work itself.
+    pub work: Work,
+    /// How to reach the pools the work names.
+    #[serde(default)]
+    pub pools: Vec<PoolAccess>,
+    /// How to reach the remotes the work names.
+    #[serde(default)]
+    pub remotes: Vec<RemoteAccess>,
+    /// Limits of the worker.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// How to reach a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolAccess {
+    /// Identifier.
+    pub id: String,
+    /// Name, for messages.
+    pub name: String,
+    /// `https://host[:port]` of the master.
+    pub url: String,
+    /// User.
+    pub username: String,
+    /// Password.
+    pub password: Secret,
+    /// SHA-256 of the only certificate that is accepted, as [`tls::Fingerprint`] writes it.
+    pub fingerprint: String,
+}
+
+/// How to reach a remote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RemoteAccess {
+    /// Identifier.
+    pub id: String,
+    /// Name, for messages.
+    pub name: String,
+    /// URL with its options (backup-repository.md §5.1); may hold a password.
+    pub url: Secret,
+}
+
+/// Limits of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Limits {
+    /// Bytes of disk content that may be in memory at once, over all transfers of the run. At least two blocks per
+    /// disk that moves at the same time are wanted; fewer only make it slower.
+    pub block_memory: u64,
+    /// Reads in flight per disk, when the source allows several.
+    pub reads_in_flight: u32,
+    /// NBD connections per disk. A host serves 16 at most (xapi-streams.md §3.2).
+    pub nbd_connections: u32,
+    /// Disks of one VM moved at the same time.
+    pub disks_per_vm: u32,
+    /// Seconds without a byte after which a source or a target is given up.
+    pub stall_seconds: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { block_memory: 64 << 20, reads_in_flight: 16, nbd_connections: 2, disks_per_vm: 4, stall_seconds: 300 }
+    }
+}
+
+/// The work of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "camelCase")]
+pub enum Work {
+    /// Back up VMs to remotes.
+    Backup(BackupPlan),
+    /// Restore one restore point into a new VM.
+    Restore(RestorePlan),
+    /// Read one restore point back and check it.
+    Verify(PointPlan),
+    /// Remove one restore point.
+    Remove(PointPlan),
+    /// Clean what an interrupted run left.
+    Recover(RecoverPlan),
+}
+
+impl Work {
+    /// The kind, in the words of the API.
+    pub fn kind(&self) -> RunKind {
+        match self {
+            Self::Backup(_) => RunKind::Backup,
+            Self::Restore(_) => RunKind::Restore,
+            Self::Verify(_) => RunKind::Verify,
+            Self::Remove(_) => RunKind::Remove,
+            Self::Recover(_) => RunKind::Recover,
+        }
+    }
+}
+
+/// One execution of a backup job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupPlan {
+    /// Job identifier: part of the paths in repositories, owner of the snapshots.
+    pub job: String,
+    /// Job name: part of the snapshots' names.
+    pub job_name: String,
+    /// Schedule identifier: retention counts per schedule.
+    pub schedule: String,
+    /// Incremental or full.
+    pub mode: JobMode,
+    /// The VMs.
+    pub vms: Vec<VmPlan>,
+    /// Ids of the remotes, each in [`Plan::remotes`].
+    pub remotes: Vec<String>,
+    /// Restore points to keep per VM, at least 1.
+    pub retention: u32,
+    /// Compression of a full backup.
+    #[serde(default)]
+    pub compression: Compression,
+    /// Read disks over NBD where the pool offers it.
+    #[serde(default)]
+    pub prefer_nbd: bool,
+    /// VMs at the same time; 0: all.
+    #[serde(default)]
+    pub concurrency: u32,
+    /// A key disk every so many runs; 0: never forced.
+    #[serde(default)]
+    pub full_interval: u32,
+    /// Bytes per second over all transfers of the run; 0: unlimited.
+    #[serde(default)]
+    pub max_bytes_per_second: u64,
+}
+
+/// A VM to back up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmPlan {
+    /// Pool id, in [`Plan::pools`].
+    pub pool: String,
+    /// XAPI uuid.
+    pub uuid: String,
+    /// Name as last known, for messages before the pool has answered.
+    #[serde(default)]
+    pub name: String,
+}
+
+/// A restore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestorePlan {
+    /// What to restore.
+    #[serde(flatten)]
+    pub point: PointPlan,
+    /// Pool id, in [`Plan::pools`].
+    pub pool: String,
+    /// XAPI uuid of the storage repository that takes the disks.
+    pub sr: String,
+    /// Name of the new VM; none: `<name> (<timestamp>)`.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+/// One restore point.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PointPlan {
+    /// Remote id, in [`Plan::remotes`].
+    pub remote: String,
+    /// `/xo-vm-backups/<VM uuid>/<timestamp>.json` (backup-repository.md §1.3), with or without the leading slash.
+    pub path: String,
+}
+
+/// What an interrupted run left to clean.
+///
+/// The work is idempotent: whoever starts it keeps the intents open until a recover run has ended with success, and
+/// starts it again otherwise. A run that ended by itself may leave open intents too (the pool was away while it
+/// cleaned): those are recovered the same way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoverPlan {
+    /// The interrupted run.
+    pub run: String,
+    /// Its intents without a `Settled`, oldest first. The same number may stand several times: a later intent with
+    /// the same number knows more (the uuid of a snapshot) and replaces the earlier.
+    pub intents: Vec<OpenIntent>,
+}
+
+/// An intent that was not settled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenIntent {
+    /// Its number in the interrupted run.
+    pub intent: u32,
+    /// What it announced.
+    #[serde(flatten)]
+    pub what: Intent,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> Plan {
+        Plan {
+            run: "run-1".into(),
+            work: Work::Restore(RestorePlan {
+                point: PointPlan { remote: "r".into(), path: "/xo-vm-backups/x/20250131T231500Z.json".into() },
+                pool: "p".into(),
+                sr: "s".into(),
+                name: Some("a \"quoted\" name \u{202e}".into()),
+            }),
+            pools: vec![PoolAccess {
+                id: "p".into(),
+                name: "lab".into(),
+                url: "https://127.0.0.1".into(),
+                username: "root".into(),
+                password: Secret::new("hunter2"),
+                fingerprint: String::new(),
+            }],
+            remotes: vec![RemoteAccess { id: "r".into(), name: "nas".into(), url: Secret::new("smb://u:hunter2@nas/x") }],
+            limits: Limits::default(),
+        }
+    }
+
+    #[test]
+    fn a_plan_survives_the_wire_in_one_line() {
+        let text = serde_json::to_string(&plan()).unwrap();
+        assert!(!text.contains('\n'));
+        assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan());
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        assert!(!format!("{:?}", plan()).contains("hunter2"));
+    }
+
+    #[test]
+    fn an_open_intent_keeps_its_number_beside_its_content() {
+        let open = OpenIntent { intent: 3, what: Intent::XapiTask { pool: "p".into(), task: "OpaqueRef:1".into() } };
+        let text = serde_json::to_string(&open).unwrap();
+        assert_eq!(text, r#"{"intent":3,"what":"xapiTask","pool":"p","task":"OpaqueRef:1"}"#);
+        assert_eq!(serde_json::from_str::<OpenIntent>(&text).unwrap(), open);
+    }
+}
