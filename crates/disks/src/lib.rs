@@ -10,13 +10,19 @@ mod bitmap;
 mod error;
 mod image;
 mod layer;
+mod nbd_server;
 mod sparse;
 mod state;
+mod stream;
+mod vhd_stream;
 
 pub use bitmap::Bitmap;
 pub use error::DiskError;
 pub use image::{Image, SnapshotInfo};
 pub use layer::{BlockRead, Layer, View};
+pub use nbd_server::{MAX_CONNECTIONS, NbdFaultSwitch, NbdFaults, NbdServer, NbdTls, Resolve};
+pub use stream::{ByteStream, export_raw, import_raw};
+pub use vhd_stream::{Imported, Shape, VhdExport, export_vhd, import_vhd};
 
 /// Bytes of a tracked block: the grain of snapshots, of changed-block tracking and of `VDI.list_changed_blocks`
 /// (xapi-streams.md §3.3).
