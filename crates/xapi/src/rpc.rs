@@ -226,14 +226,10 @@ pub(crate) fn tls_cause<'a>(source: &'a (dyn std::error::Error + 'static)) -> Op
             return Some(found);
         }
         // An io::Error shows the source of what it wraps, not what it wraps.
-        if let Some(inner) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-            if let Some(found) = inner.downcast_ref::<rustls::Error>() {
-                return Some(found);
-            }
-            next = inner.source();
-            continue;
-        }
-        next = error.source();
+        next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
     }
     None
 }

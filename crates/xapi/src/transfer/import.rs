@@ -10,9 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::Stream;
 use futures::future::OptionFuture;
-use hyper::Request;
-use hyper::body::{Body, Frame, SizeHint};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use hyper::{Request, Response};
 use serde_json::Value;
 use tokio::sync::oneshot;
 use url::Url;
@@ -79,11 +79,9 @@ impl Client {
                 let connection = self.open::<Gated>(&url, &session).await?;
                 let upload = Upload { client: self, what, url: &url, task: &task, length };
                 match upload.run(connection, source).await? {
-                    Sent::All(connection) => {
+                    Sent::All(_open) => {
                         // The connection stays open until the task has said its last word.
-                        let result = task.finish_within(timing.inactivity.max(timing.settle), length).await;
-                        drop(connection);
-                        return result;
+                        return task.finish_within(timing.inactivity.max(timing.settle), length).await;
                     }
                     Sent::Nothing { status, redirect, source: back } => {
                         source = back;
@@ -133,10 +131,13 @@ struct Upload<'a> {
 /// How far an upload came.
 enum Sent {
     /// Every byte went out.
-    All(Connection<Gated>),
+    All(Open),
     /// The host answered before the body: elsewhere, or not now. The source is untouched.
     Nothing { status: u16, redirect: Option<Url>, source: Source },
 }
+
+/// A connection with its unread response: dropping either closes it, in the middle of the upload if need be.
+type Open = (Connection<Gated>, Option<Response<Incoming>>);
 
 impl Upload<'_> {
     async fn run(&self, mut connection: Connection<Gated>, source: Source) -> Result<Sent> {
@@ -157,7 +158,7 @@ impl Upload<'_> {
         // says nothing gets the body after a while.
         let response = connection.sender.send_request(request);
         tokio::pin!(response);
-        let mut answered = false;
+        let mut answer = None;
         match tokio::time::timeout(self.client.timing().upload_head, &mut response).await {
             Ok(Ok(head)) => {
                 let status = head.status();
@@ -165,7 +166,7 @@ impl Upload<'_> {
                 if redirect.is_some() || !status.is_success() {
                     return Ok(Sent::Nothing { status: status.as_u16(), redirect, source });
                 }
-                answered = true;
+                answer = Some(head);
             }
             Ok(Err(source)) => return Err(self.broken(source.into()).await),
             Err(_) => {}
@@ -177,14 +178,12 @@ impl Upload<'_> {
         let patience = self.client.timing().inactivity;
         let mut last = 0;
         loop {
-            let early: OptionFuture<_> = (!answered).then_some(&mut response).into();
+            let early: OptionFuture<_> = answer.is_none().then_some(&mut response).into();
             tokio::select! {
                 biased;
                 end = &mut outcome => return match end {
-                    Ok(End::All) => Ok(Sent::All(connection)),
-                    Ok(End::Source(source)) => Err(Error::Body { what, source }),
-                    Ok(End::Short) => Err(Error::Length { what, announced: self.length, got: sent.load(Ordering::Relaxed), more: false }),
-                    Ok(End::Long) => Err(Error::Length { what, announced: self.length, got: sent.load(Ordering::Relaxed), more: true }),
+                    Ok(End::All) => Ok(Sent::All((connection, answer))),
+                    Ok(end) => Err(self.ended(end, &sent)),
                     Err(_) => {
                         let bytes = sent.load(Ordering::Relaxed);
                         let cut = Error::Cut { what, bytes, status: "pending".into() };
@@ -192,19 +191,17 @@ impl Upload<'_> {
                     }
                 },
                 Some(early) = early => match early {
-                    Ok(head) if head.status().is_success() => answered = true,
+                    Ok(head) if head.status().is_success() => answer = Some(head),
                     Ok(head) => {
                         let error = Error::Http { what, address: address(self.url), status: head.status().as_u16() };
                         return Err(self.task.failure_within(REASON).await.unwrap_or(error));
                     }
                     Err(source) => {
                         // A source that failed made the connection fail: it is the better reason.
-                        return match outcome.try_recv() {
-                            Ok(End::Source(source)) => Err(Error::Body { what, source }),
-                            Ok(End::Short) => Err(Error::Length { what, announced: self.length, got: sent.load(Ordering::Relaxed), more: false }),
-                            Ok(End::Long) => Err(Error::Length { what, announced: self.length, got: sent.load(Ordering::Relaxed), more: true }),
-                            Ok(End::All) | Err(_) => Err(self.broken(source.into()).await),
-                        };
+                        return Err(match outcome.try_recv() {
+                            Ok(end @ (End::Source(_) | End::Short | End::Long)) => self.ended(end, &sent),
+                            Ok(End::All) | Err(_) => self.broken(source.into()).await,
+                        });
                     }
                 },
                 () = tokio::time::sleep(patience) => {
@@ -215,6 +212,16 @@ impl Upload<'_> {
                     last = now;
                 }
             }
+        }
+    }
+
+    /// The error of a body that did not end as announced.
+    fn ended(&self, end: End, sent: &AtomicU64) -> Error {
+        let (what, announced, got) = (self.what.to_owned(), self.length, sent.load(Ordering::Relaxed));
+        match end {
+            End::Source(source) => Error::Body { what, source },
+            End::Long => Error::Length { what, announced, got, more: true },
+            End::Short | End::All => Error::Length { what, announced, got, more: false },
         }
     }
 
