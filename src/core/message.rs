@@ -7,6 +7,7 @@ use super::key::Key;
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a message is moved twice and dropped; a box would cost more")]
 pub enum Message {
     /// A key.
     Key(Key),
@@ -33,6 +34,7 @@ pub struct FleetEvent {
 
 /// What happened at a proxy.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a message is moved twice and dropped; a box would cost more")]
 pub enum FleetEventKind {
     /// The connection changed its state.
     Connection(Connection),

@@ -3,10 +3,32 @@
 //! Everything goes through [`update`]: a message comes in, the state changes, effects go out. Nothing here imports
 //! ratatui, tokio or reqwest, reads a clock or touches a file, so that every screen can be tested by feeding messages.
 
+pub mod act;
+pub mod action;
+pub mod boundary;
 pub mod effect;
+pub mod format;
+pub mod forms;
+pub mod fuzzy;
+pub mod input;
 pub mod key;
+pub mod keymap;
+pub mod live;
 pub mod message;
+pub mod notice;
+pub mod rich;
+pub mod screens;
+pub mod state;
+pub mod store;
+pub mod table;
+pub mod text;
+mod update;
+
+#[cfg(test)]
+mod tests;
 
 pub use effect::{Answer, Effect, FleetCommand, Request, RequestId};
 pub use key::{Code, Key};
 pub use message::{Connection, FleetEvent, FleetEventKind, Message, ProxyEntry, Refusal};
+pub use state::{Settings, State};
+pub use update::{start, update};

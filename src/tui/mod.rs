@@ -46,10 +46,6 @@ pub enum TuiError {
 ///
 /// # Errors
 /// [`TuiError`]; proxies that are away are no error.
-pub async fn run(
-    _options: Options,
-    _events: UnboundedReceiver<FleetEvent>,
-    _performer: impl Performer,
-) -> Result<(), TuiError> {
+pub async fn run(_options: Options, _events: UnboundedReceiver<FleetEvent>, _performer: impl Performer) -> Result<(), TuiError> {
     Err(TuiError::NoTerminal)
 }

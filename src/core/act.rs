@@ -1,0 +1,466 @@
+//! What each action does, and why it cannot be done now.
+
+use api::{IdParams, JobSetEnabledParams, LogLevel};
+
+use super::action::Action;
+use super::boundary::{confirmed, refusal, send};
+use super::effect::{Effect, FleetCommand, Request};
+use super::forms::{self, Form, FormKind};
+use super::input::Field;
+use super::screens::{self, Screen, TABS, backups, fleet_id, jobs, remotes, runs, transfers};
+use super::state::{Chooser, Confirm, Purpose, State, Then};
+use super::store::{ListState, Proxy, Tested};
+use super::table::{Rows, Table};
+
+/// Rows a page key moves by when the screen's height is not known.
+const PAGE: isize = 10;
+
+/// The row of the innermost table that is selected.
+fn row(state: &State) -> Option<usize> {
+    state.table(state.screen().context()).current()
+}
+
+/// The screen that holds the table the keys act on.
+fn acting(screen: &Screen) -> &Screen {
+    if let Screen::Detail(below) = screen { below } else { screen }
+}
+
+/// Restore point the keys act on: the selected one, or the newest of the selected VM.
+fn point(state: &State) -> Option<(&Proxy, &api::RestorePoint)> {
+    match acting(state.screen()) {
+        Screen::Backups => backups::newest(state, row(state)?),
+        Screen::Points { proxy, vm, .. } => backups::point(state, proxy, vm, row(state)?),
+        _ => None,
+    }
+}
+
+/// Run the keys act on: proxy, id, name, whether it has ended.
+fn run(state: &State) -> Option<(String, String, String, bool)> {
+    let ended = |proxy: &str, run: &str| {
+        state.proxy(proxy).is_some_and(|proxy| {
+            let listed = proxy.running().iter().any(|other| other.id == run);
+            let live = proxy.live.get(run).filter(|live| live.cursor > 0);
+            live.map_or(!listed, |live| live.ended_at.is_some())
+        })
+    };
+    match acting(state.screen()) {
+        Screen::Transfers => {
+            let (proxy, run, label) = transfers::at(state, row(state)?)?;
+            let ended = ended(&proxy, &run);
+            Some((proxy, run, label, ended))
+        }
+        Screen::Runs => {
+            let (proxy, run) = runs::at(state, row(state)?)?;
+            Some((proxy.name().to_owned(), run.id.clone(), run.label.clone(), run.outcome.is_some()))
+        }
+        Screen::Run { proxy, run } => {
+            let label = state.screen().crumb(state);
+            Some((proxy.clone(), run.clone(), label, ended(proxy, run)))
+        }
+        _ => None,
+    }
+}
+
+/// The proxy a new thing belongs to unless the person says otherwise.
+fn home(state: &State) -> Option<String> {
+    let here = row(state).and_then(|row| match acting(state.screen()) {
+        Screen::Proxies => state.proxies.get(row),
+        Screen::Remotes => remotes::at(state, row).map(|found| found.0),
+        Screen::Jobs => jobs::at(state, row).map(|found| found.0),
+        _ => None,
+    });
+    let live = state.proxies.iter().find(|proxy| proxy.live());
+    here.filter(|proxy| proxy.live()).or(live).or(state.proxies.first()).map(|proxy| proxy.name().to_owned())
+}
+
+/// Why an action cannot be done now; `Ok` when it can.
+///
+/// # Errors
+/// The reason, as the person is told.
+pub fn availability(state: &State, action: Action) -> Result<(), String> {
+    let info = action.info();
+    if info.writes && state.settings.read_only {
+        return Err("this console is read-only (--read-only)".into());
+    }
+    let on = |proxy: &str| refusal(state, proxy, info.writes).map_or(Ok(()), Err);
+    let row = row(state);
+    let here = acting(state.screen());
+    match action {
+        Action::JobNew | Action::RemoteNew | Action::PoolAdd if state.proxies.is_empty() => {
+            Err("no proxy is configured: backhaul proxy add".into())
+        }
+        Action::JobEdit | Action::JobRun | Action::JobToggle | Action::JobRemove => {
+            let (proxy, job) =
+                row.filter(|_| *here == Screen::Jobs).and_then(|row| jobs::at(state, row)).ok_or("no job is selected")?;
+            on(proxy.name())?;
+            if action == Action::JobToggle && job.spec.schedule.is_none() {
+                return Err(format!("{} has no schedule; e changes that", job.spec.name));
+            }
+            if action == Action::JobRun && proxy.running().iter().any(|run| run.job.as_deref() == Some(&job.id)) {
+                return Err(format!("{} is already running; 4 shows it", job.spec.name));
+            }
+            Ok(())
+        }
+        Action::RemoteTest | Action::RemoteRemove => {
+            let (proxy, remote) = row
+                .filter(|_| *here == Screen::Remotes)
+                .and_then(|row| remotes::at(state, row))
+                .ok_or("no remote is selected")?;
+            on(proxy.name())?;
+            if let Some(job) = proxy.jobs.items.iter().find(|job| job.spec.remotes.contains(&remote.id))
+                && action == Action::RemoteRemove
+            {
+                return Err(format!("{} is used by the job {}", remote.name, job.spec.name));
+            }
+            Ok(())
+        }
+        Action::Restore | Action::Verify | Action::PointRemove => {
+            let (proxy, _) = point(state).ok_or("no restore point is selected")?;
+            on(proxy.name())
+        }
+        Action::RunCancel => {
+            let (proxy, _, label, ended) = run(state).ok_or("no run is selected")?;
+            if ended {
+                return Err(format!("{label} has ended"));
+            }
+            on(&proxy)
+        }
+        Action::Reconnect => row
+            .filter(|row| *here == Screen::Proxies && *row < state.proxies.len())
+            .map(|_| ())
+            .ok_or_else(|| "no proxy is selected".into()),
+        Action::Open if row.is_none() || matches!(state.screen(), Screen::Detail(_)) => Err("nothing is selected".into()),
+        Action::Filter | Action::Sort | Action::SortReverse if matches!(state.screen(), Screen::Detail(_)) => {
+            Err("there is no list here".into())
+        }
+        Action::FormSaveRun => match &state.form {
+            Some(Form { kind: FormKind::Job(_), .. }) => Ok(()),
+            _ => Err("only a job can be run".into()),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// Works on the table of a screen with its rows.
+pub(super) fn with_table(state: &mut State, work: impl FnOnce(&mut Table, &dyn Rows)) {
+    let screen = acting(state.screen()).clone();
+    let context = screen.context();
+    let mut table = state.tables.remove(&context).unwrap_or_default();
+    if let Some(rows) = screens::rows(state, &screen) {
+        work(&mut table, &*rows);
+    }
+    state.tables.insert(context, table);
+}
+
+/// Does an action, or tells why not.
+pub fn perform(state: &mut State, action: Action) {
+    if let Err(reason) = availability(state, action) {
+        // Moving about on an empty screen needs no lecture.
+        if action != Action::Open {
+            let reason = format!("{}: {reason}", action.info().title);
+            state.tell(LogLevel::Warning, reason);
+        }
+        return;
+    }
+    match action {
+        Action::Up => step(state, -1),
+        Action::Down => step(state, 1),
+        Action::PageUp => step(state, -page(state)),
+        Action::PageDown => step(state, page(state)),
+        Action::Top => step(state, isize::MIN / 2),
+        Action::Bottom => step(state, isize::MAX / 2),
+        Action::Filter => {
+            let context = state.screen().context();
+            state.table_mut(context).filtering = true;
+        }
+        Action::Sort => with_table(state, |table, rows| table.next_sort(rows.columns().len())),
+        Action::SortReverse => with_table(state, |table, _| table.reverse_sort()),
+        Action::Open => open(state),
+        Action::Back => back(state),
+        Action::GoProxies => go(state, Screen::Proxies),
+        Action::GoRemotes => go(state, Screen::Remotes),
+        Action::GoJobs => go(state, Screen::Jobs),
+        Action::GoTransfers => go(state, Screen::Transfers),
+        Action::GoBackups => go(state, Screen::Backups),
+        Action::GoRuns => go(state, Screen::Runs),
+        Action::GoMessages => {
+            if *state.screen() != Screen::Messages {
+                state.stack.push(Screen::Messages);
+            }
+        }
+        Action::NextTab => tab(state, 1),
+        Action::PreviousTab => tab(state, TABS.len() - 1),
+        Action::Help => state.chooser = Some(Chooser { palette: false, input: Field::default(), cursor: 0 }),
+        Action::Palette => state.chooser = Some(Chooser { palette: true, input: Field::default(), cursor: 0 }),
+        Action::Copy => copy(state),
+        Action::Refresh => refresh(state),
+        Action::Repaint => state.outbox.push(Effect::Repaint),
+        Action::Suspend => state.outbox.push(Effect::Suspend),
+        Action::Quit | Action::FormQuit => quit(state),
+        Action::Reconnect => {
+            if let Some(proxy) = row(state).and_then(|row| state.proxies.get(row)) {
+                let proxy = proxy.name().to_owned();
+                state.tell(LogLevel::Info, format!("Trying {proxy} now"));
+                state.outbox.push(Effect::Fleet(FleetCommand::Reconnect { proxy }));
+            }
+        }
+        Action::JobNew => {
+            let proxy = home(state);
+            let form = forms::job::open(state, proxy.as_deref(), None);
+            open_form(state, form);
+        }
+        Action::RemoteNew => open_form(state, forms::remote::open(home(state).as_deref())),
+        Action::PoolAdd => open_form(state, forms::pool::open(home(state).as_deref())),
+        Action::JobEdit | Action::JobRun | Action::JobToggle | Action::JobRemove => on_job(state, action),
+        Action::RemoteTest | Action::RemoteRemove => on_remote(state, action),
+        Action::Restore | Action::Verify | Action::PointRemove => on_point(state, action),
+        Action::RunCancel => {
+            if let Some((proxy, id, label, _)) = run(state) {
+                let told = format!("Cancel of {label} asked; it stops within seconds");
+                send(state, &proxy, Request::RunCancel(IdParams { id }), Purpose::Tell(told, None), &label);
+            }
+        }
+        Action::FormSave => save(state, false),
+        Action::FormSaveRun => save(state, true),
+        Action::FormNext => move_field(state, true),
+        Action::FormPrevious => move_field(state, false),
+        Action::FormReset => reset_form(state),
+        Action::FormClose => close_form(state),
+    }
+    state.touch();
+}
+
+fn page(state: &State) -> isize {
+    (state.size.1 as isize - 6).clamp(1, 200).max(if state.size.1 == 0 { PAGE } else { 1 })
+}
+
+fn step(state: &mut State, by: isize) {
+    if let Screen::Detail(_) = state.screen() {
+        let lines = screens::details(state, state.screen()).len();
+        state.scroll = state.scroll.saturating_add_signed(by).min(lines.saturating_sub(1));
+    } else {
+        with_table(state, |table, rows| table.step(rows, by));
+    }
+}
+
+fn go(state: &mut State, screen: Screen) {
+    state.stack.clear();
+    state.root = screen;
+    state.scroll = 0;
+}
+
+fn tab(state: &mut State, by: usize) {
+    let now = TABS.iter().position(|(screen, _)| *screen == state.root).unwrap_or(0);
+    go(state, TABS[(now + by) % TABS.len()].0.clone());
+}
+
+fn push(state: &mut State, screen: Screen) {
+    if matches!(screen, Screen::Points { .. } | Screen::Run { .. }) {
+        state.tables.remove(&screen.context());
+    }
+    state.scroll = 0;
+    state.stack.push(screen);
+}
+
+fn open(state: &mut State) {
+    let Some(row) = row(state) else { return };
+    let next = match state.screen() {
+        Screen::Transfers => transfers::at(state, row).map(|(proxy, run, _)| Screen::Run { proxy, run }),
+        Screen::Runs => {
+            runs::at(state, row).map(|(proxy, run)| Screen::Run { proxy: proxy.name().to_owned(), run: run.id.clone() })
+        }
+        Screen::Backups => state.groups.get(row).and_then(|group| {
+            let proxy = state.proxies.get(group.proxy)?.name().to_owned();
+            Some(Screen::Points { proxy, vm: group.vm.clone(), name: group.name.clone() })
+        }),
+        other => Some(Screen::Detail(Box::new(other.clone()))),
+    };
+    if let Some(next) = next {
+        push(state, next);
+    }
+}
+
+fn back(state: &mut State) {
+    let context = state.screen().context();
+    let on_table = !matches!(state.screen(), Screen::Detail(_));
+    if on_table && state.table_mut(context).clear_filter() {
+        return;
+    }
+    state.stack.pop();
+    state.scroll = 0;
+}
+
+/// Shows a run that was just started.
+pub(super) fn show_run(state: &mut State, proxy: &str, run: api::Run) {
+    go(state, Screen::Transfers);
+    let id = fleet_id(proxy, &run.id);
+    if let Some(proxy) = state.proxy_mut(proxy)
+        && let Some(status) = &mut proxy.status
+        && run.outcome.is_none()
+        && !status.running.iter().any(|other| other.id == run.id)
+    {
+        status.running.push(run);
+        proxy.version += 1;
+    }
+    let table = state.table_mut(super::action::Context::Transfers);
+    table.clear_filter();
+    table.select_id(id);
+}
+
+fn copy(state: &mut State) {
+    let lines = screens::details(state, state.screen());
+    let text: Vec<String> = lines.iter().map(|line| line.plain().trim_end().to_owned()).collect();
+    if text.is_empty() {
+        state.tell(LogLevel::Warning, "copy: nothing is selected");
+    } else {
+        state.outbox.push(Effect::Copy(text.join("\n")));
+    }
+}
+
+fn refresh(state: &mut State) {
+    let needs = state.screen().needs();
+    for proxy in &mut state.proxies {
+        for kind in needs {
+            if *proxy.list_state(*kind) != ListState::Loading {
+                proxy.set_list_state(*kind, ListState::Stale);
+            }
+        }
+    }
+    state.tell(LogLevel::Info, "Asking again");
+}
+
+fn quit(state: &mut State) {
+    let unsaved = state.form.iter().chain(&state.drafts).any(|form| form.changed);
+    if unsaved {
+        state.confirm = Some(Confirm {
+            question: "Leave and lose what was typed?".into(),
+            detail: vec!["A form is not saved. Runs go on in any case.".into()],
+            verb: "Leave".into(),
+            expected: None,
+            typed: Field::default(),
+            yes: false,
+            then: Then::Quit,
+        });
+    } else {
+        confirmed(state, Then::Quit);
+    }
+}
+
+fn on_job(state: &mut State, action: Action) {
+    let Some((proxy, job)) = row(state).and_then(|row| jobs::at(state, row)) else { return };
+    let (proxy, job) = (proxy.name().to_owned(), job.clone());
+    let id = IdParams { id: job.id.clone() };
+    let name = job.spec.name.clone();
+    let jobs = Some(super::store::ListKind::Jobs);
+    match action {
+        Action::JobEdit => {
+            let form = forms::job::open(state, Some(&proxy), Some(&job));
+            open_form(state, form);
+        }
+        Action::JobRun => {
+            send(state, &proxy, Request::JobRun(id), Purpose::Start, &name);
+        }
+        Action::JobToggle => {
+            let enabled = !job.spec.enabled;
+            let told = format!("The schedule of {name} is {}", if enabled { "on" } else { "off" });
+            let request = Request::JobSetEnabled(JobSetEnabledParams { id: job.id, enabled });
+            send(state, &proxy, request, Purpose::Tell(told, jobs), &name);
+        }
+        _ => {
+            send(state, &proxy, Request::JobRemove(id), Purpose::Tell(format!("Job {name} removed"), jobs), &name);
+        }
+    }
+}
+
+fn on_remote(state: &mut State, action: Action) {
+    let Some((proxy, remote)) = row(state).and_then(|row| remotes::at(state, row)) else { return };
+    let (proxy, id, name) = (proxy.name().to_owned(), remote.id.clone(), remote.name.clone());
+    let params = IdParams { id: id.clone() };
+    if action == Action::RemoteTest {
+        if send(state, &proxy, Request::RemoteTest(params), Purpose::Test(id.clone()), &name).is_some()
+            && let Some(proxy) = state.proxy_mut(&proxy)
+        {
+            proxy.tests.insert(id, Tested::Running);
+        }
+    } else {
+        let told = Purpose::Tell(format!("Remote {name} forgotten"), Some(super::store::ListKind::Remotes));
+        send(state, &proxy, Request::RemoteRemove(params), told, &name);
+    }
+}
+
+fn on_point(state: &mut State, action: Action) {
+    let Some((proxy, point)) = point(state) else { return };
+    let (proxy, point) = (proxy.name().to_owned(), point.clone());
+    let params = IdParams { id: point.id.clone() };
+    match action {
+        Action::Restore => {
+            let form = forms::restore::open(state, &proxy, &point);
+            open_form(state, form);
+        }
+        Action::Verify => {
+            send(state, &proxy, Request::Verify(params), Purpose::Start, &point.vm_name);
+        }
+        _ => {
+            send(state, &proxy, Request::RestorePointRemove(params), Purpose::Start, &point.vm_name);
+        }
+    }
+}
+
+fn open_form(state: &mut State, form: Form) {
+    let draft = state.drafts.iter().position(|draft| draft.kind.same(&form.kind));
+    match draft {
+        Some(at) => {
+            state.form = Some(state.drafts.remove(at));
+            state.tell(LogLevel::Info, "Your draft is back; ctrl-n starts over");
+        }
+        None => state.form = Some(form),
+    }
+}
+
+fn close_form(state: &mut State) {
+    let Some(mut form) = state.form.take() else { return };
+    if form.changed {
+        form.submitting = None;
+        state.drafts.push(form);
+        state.tell(LogLevel::Info, "Kept as a draft");
+    }
+}
+
+fn reset_form(state: &mut State) {
+    let Some(form) = state.form.take() else { return };
+    let proxy = form.proxy().to_owned();
+    let proxy = (!proxy.is_empty()).then_some(proxy);
+    let fresh = match &form.kind {
+        FormKind::Job(before) => forms::job::open(state, proxy.as_deref(), before.as_deref()),
+        FormKind::Remote => forms::remote::open(proxy.as_deref()),
+        FormKind::Pool => forms::pool::open(proxy.as_deref()),
+        FormKind::Restore(point) => forms::restore::open(state, form.proxy(), point),
+    };
+    state.form = Some(fresh);
+}
+
+fn move_field(state: &mut State, forward: bool) {
+    let Some(mut form) = state.form.take() else { return };
+    let before = form.focus;
+    form.step(forward);
+    form.check_field(state, before);
+    state.form = Some(form);
+}
+
+/// Checks the form and sends what it makes.
+pub(super) fn save(state: &mut State, then_run: bool) {
+    let Some(mut form) = state.form.take() else { return };
+    if form.submitting.is_none() {
+        form.sync(state);
+        if form.check(state) {
+            let (proxy, request) = form.request();
+            let name = form.title.clone();
+            form.error = None;
+            form.submitting = send(state, &proxy, request, Purpose::Save { then_run }, &name);
+        } else {
+            let fault = form.fields.iter().find_map(|field| field.error.clone()).unwrap_or_default();
+            state.tell(LogLevel::Warning, fault);
+        }
+    }
+    state.form = Some(form);
+}

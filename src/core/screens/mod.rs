@@ -1,0 +1,313 @@
+//! What each screen shows: rows, details, what it needs to know. How it is drawn is the terminal side's matter.
+
+pub mod backups;
+pub mod jobs;
+pub mod messages;
+pub mod proxies;
+pub mod remotes;
+pub mod run;
+pub mod runs;
+pub mod transfers;
+
+pub use backups::VmGroup;
+
+use api::{ErrorReport, Outcome};
+
+use super::action::Context;
+use super::message::Connection;
+use super::rich::{Glyph, Line, Role, pair};
+use super::state::State;
+use super::store::{ListKind, ListState, Proxy};
+use super::table::Rows;
+
+/// A screen.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Screen {
+    /// All daemons.
+    #[default]
+    Proxies,
+    /// Backup repositories.
+    Remotes,
+    /// Jobs.
+    Jobs,
+    /// What moves now.
+    Transfers,
+    /// VMs with restore points.
+    Backups,
+    /// History.
+    Runs,
+    /// What the console told.
+    Messages,
+    /// Restore points of one VM.
+    Points {
+        /// Proxy.
+        proxy: String,
+        /// uuid.
+        vm: String,
+        /// Its name.
+        name: String,
+    },
+    /// One run.
+    Run {
+        /// Proxy.
+        proxy: String,
+        /// Its id.
+        run: String,
+    },
+    /// The details of what is selected on the screen below, on the whole screen.
+    Detail(Box<Screen>),
+}
+
+/// The tabs, in order; their keys are 1 to 6.
+pub const TABS: [(Screen, &str); 6] = [
+    (Screen::Proxies, "Proxies"),
+    (Screen::Remotes, "Remotes"),
+    (Screen::Jobs, "Jobs"),
+    (Screen::Transfers, "Transfers"),
+    (Screen::Backups, "Backups"),
+    (Screen::Runs, "Runs"),
+];
+
+impl Screen {
+    /// The context of its keys.
+    pub fn context(&self) -> Context {
+        match self {
+            Self::Proxies => Context::Proxies,
+            Self::Remotes => Context::Remotes,
+            Self::Jobs => Context::Jobs,
+            Self::Transfers => Context::Transfers,
+            Self::Backups => Context::Backups,
+            Self::Runs => Context::Runs,
+            Self::Messages => Context::Messages,
+            Self::Points { .. } => Context::Points,
+            Self::Run { .. } => Context::Run,
+            Self::Detail(below) => below.context(),
+        }
+    }
+
+    /// Its breadcrumb.
+    pub fn crumb(&self, state: &State) -> String {
+        match self {
+            Self::Messages => "Messages".into(),
+            Self::Points { name, .. } => name.clone(),
+            Self::Run { proxy, run } => {
+                let label = state.proxy(proxy).and_then(|proxy| proxy.live.get(run)).map(|live| live.label.clone());
+                label.filter(|label| !label.is_empty()).unwrap_or_else(|| run.clone())
+            }
+            Self::Detail(_) => "Details".into(),
+            tab => TABS.iter().find(|(screen, _)| screen == tab).map_or_else(String::new, |(_, name)| (*name).to_owned()),
+        }
+    }
+
+    /// Lists it is made of.
+    pub fn needs(&self) -> &'static [ListKind] {
+        match self {
+            Self::Proxies => &[ListKind::Pools],
+            Self::Remotes => &[ListKind::Remotes],
+            Self::Jobs => &[ListKind::Jobs, ListKind::Vms, ListKind::Remotes],
+            Self::Transfers | Self::Run { .. } | Self::Messages => &[],
+            Self::Backups | Self::Points { .. } => &[ListKind::Points, ListKind::Remotes],
+            Self::Runs => &[ListKind::Runs],
+            Self::Detail(below) => below.needs(),
+        }
+    }
+
+    /// The list whose freshness is the screen's.
+    pub fn main_list(&self) -> Option<ListKind> {
+        match self {
+            Self::Remotes => Some(ListKind::Remotes),
+            Self::Jobs => Some(ListKind::Jobs),
+            Self::Backups | Self::Points { .. } => Some(ListKind::Points),
+            Self::Runs => Some(ListKind::Runs),
+            _ => None,
+        }
+    }
+}
+
+/// The rows of a screen; none for a page of text.
+pub fn rows<'a>(state: &'a State, screen: &'a Screen) -> Option<Box<dyn Rows + 'a>> {
+    Some(match screen {
+        Screen::Proxies => Box::new(proxies::ProxyRows(state)),
+        Screen::Remotes => Box::new(remotes::RemoteRows(state)),
+        Screen::Jobs => Box::new(jobs::JobRows(state)),
+        Screen::Transfers => Box::new(transfers::TransferRows::new(state)),
+        Screen::Backups => Box::new(backups::GroupRows(state)),
+        Screen::Points { proxy, vm, .. } => Box::new(backups::PointRows::new(state, proxy, vm)),
+        Screen::Runs => Box::new(runs::RunRows(state)),
+        Screen::Run { proxy, run } => Box::new(run::TaskRows::new(state, proxy, run)),
+        Screen::Messages => Box::new(messages::MessageRows(state)),
+        Screen::Detail(_) => return None,
+    })
+}
+
+/// Version of the data a screen's rows come from.
+pub fn version(state: &State, screen: &Screen) -> u64 {
+    let sum = |of: &dyn Fn(&Proxy) -> u64| state.proxies.iter().map(of).sum::<u64>();
+    match screen {
+        Screen::Proxies => sum(&|proxy| proxy.version + proxy.pools.version),
+        Screen::Remotes => sum(&|proxy| proxy.remotes.version + proxy.tests.len() as u64),
+        Screen::Jobs => sum(&|proxy| proxy.jobs.version + proxy.vms.version + proxy.remotes.version),
+        Screen::Backups | Screen::Points { .. } => sum(&|proxy| proxy.points.version),
+        Screen::Runs => sum(&|proxy| proxy.runs.version),
+        Screen::Transfers => sum(&|proxy| proxy.version + proxy.live.values().map(|live| live.cursor).sum::<u64>()),
+        Screen::Run { proxy, run } => state.proxy(proxy).and_then(|proxy| proxy.live.get(run)).map_or(0, |live| live.cursor + 1),
+        Screen::Messages => state.notices.count,
+        Screen::Detail(below) => version(state, below),
+    }
+}
+
+/// The details of what is selected on a screen.
+pub fn details(state: &State, screen: &Screen) -> Vec<Line> {
+    let Some(row) = state.table(screen.context()).current() else { return Vec::new() };
+    match screen {
+        Screen::Proxies => proxies::details(state, row),
+        Screen::Remotes => remotes::details(state, row),
+        Screen::Jobs => jobs::details(state, row),
+        Screen::Transfers => transfers::details(state, row),
+        Screen::Backups => backups::group_details(state, row),
+        Screen::Points { proxy, vm, .. } => backups::point_details(state, proxy, vm, row),
+        Screen::Runs => runs::details(state, row),
+        Screen::Run { proxy, run } => run::details(state, proxy, run, row),
+        Screen::Messages => messages::details(state, row),
+        Screen::Detail(below) => details(state, below),
+    }
+}
+
+/// A line above the table that says the most important thing in words.
+pub fn summary(state: &State, screen: &Screen) -> Option<Line> {
+    match screen {
+        Screen::Transfers => Some(transfers::summary(state)),
+        Screen::Run { proxy, run } => run::summary(state, proxy, run),
+        _ => freshness(state, screen),
+    }
+}
+
+/// Which proxies' part of a list is missing or old.
+fn freshness(state: &State, screen: &Screen) -> Option<Line> {
+    let kind = screen.main_list()?;
+    let mut line = Line::new();
+    for proxy in &state.proxies {
+        let list = proxy.list_state(kind);
+        let text = match (&proxy.connection, list) {
+            (Connection::Live, ListState::Failed(error)) => format!("{}: {}", proxy.name(), error.message),
+            (Connection::Live | Connection::Connecting, _) => continue,
+            (Connection::Refused { .. }, _) => format!("{}: refused, its part is missing", proxy.name()),
+            (Connection::Retrying { .. }, _) => match proxy.seen {
+                Some(seen) => {
+                    format!(
+                        "{}: away, its part is as of {}",
+                        proxy.name(),
+                        super::format::clock(seen, state.now, &state.settings.zone)
+                    )
+                }
+                None => format!("{}: does not answer, its part is missing", proxy.name()),
+            },
+        };
+        if !line.0.is_empty() {
+            line = line.and(Role::Muted, "; ");
+        } else {
+            line = line.with(super::rich::Span::Glyph(Glyph::Warn, Role::Warn)).and(Role::Warn, " ");
+        }
+        line = line.and(Role::Warn, text);
+    }
+    (!line.0.is_empty()).then_some(line)
+}
+
+/// What to say where a table has no rows.
+pub fn empty(state: &State, screen: &Screen) -> Vec<Line> {
+    if state.proxies.is_empty() {
+        return vec![
+            Line::text("No proxy is configured."),
+            Line::of(Role::Hint, "Add one: backhaul proxy add NAME URL --token-file FILE"),
+            Line::of(Role::Hint, "Or try the lab: backhaul lab"),
+        ];
+    }
+    let table = state.table(screen.context());
+    if table.total > 0 {
+        return vec![Line::text("Nothing matches the filter."), Line::of(Role::Hint, "Esc clears it.")];
+    }
+    let connecting = state.proxies.iter().any(|proxy| proxy.connection == Connection::Connecting);
+    let loading = screen.main_list().is_some_and(|kind| {
+        state.proxies.iter().any(|proxy| proxy.live() && matches!(proxy.list_state(kind), ListState::Loading | ListState::Stale))
+    });
+    if connecting || loading {
+        return vec![Line::of(Role::Muted, if loading { "Loading" } else { "Connecting" })];
+    }
+    if !state.proxies.iter().any(Proxy::live) {
+        return vec![Line::text("No proxy answers."), Line::of(Role::Hint, "1 shows why.")];
+    }
+    match screen {
+        Screen::Remotes => vec![Line::text("No remote yet."), Line::of(Role::Hint, "n adds one.")],
+        Screen::Jobs => vec![Line::text("No job yet."), Line::of(Role::Hint, "n creates one.")],
+        Screen::Transfers => {
+            vec![Line::text("Nothing is moving."), Line::of(Role::Hint, "3 shows the jobs; r there starts one.")]
+        }
+        Screen::Backups | Screen::Points { .. } => {
+            vec![Line::text("No restore point yet."), Line::of(Role::Hint, "3 shows the jobs; r there starts one.")]
+        }
+        Screen::Runs => vec![Line::text("Nothing has run yet.")],
+        Screen::Run { .. } => vec![Line::of(Role::Muted, "No task yet.")],
+        Screen::Messages => vec![Line::text("Nothing was told yet.")],
+        Screen::Proxies | Screen::Detail(_) => Vec::new(),
+    }
+}
+
+/// The item of a list that goes over all proxies at a row, with its proxy.
+fn locate<'a, T>(state: &'a State, row: usize, list: impl Fn(&'a Proxy) -> &'a [T]) -> Option<(&'a Proxy, &'a T)> {
+    let mut row = row;
+    for proxy in &state.proxies {
+        let items = list(proxy);
+        match items.get(row) {
+            Some(item) => return Some((proxy, item)),
+            None => row -= items.len(),
+        }
+    }
+    None
+}
+
+/// An id that is unique over the fleet.
+pub fn fleet_id(proxy: &str, id: &str) -> String {
+    format!("{proxy}\u{1f}{id}")
+}
+
+/// A connection as symbol and word.
+pub fn connection(proxy: &Proxy) -> Line {
+    match &proxy.connection {
+        Connection::Connecting => Line::state(Glyph::Waiting, Role::Muted, "connecting"),
+        Connection::Live if proxy.running().is_empty() => Line::state(Glyph::Ok, Role::Ok, "idle"),
+        Connection::Live => Line::state(Glyph::Running, Role::Running, "running"),
+        Connection::Retrying { .. } if proxy.seen.is_some() => Line::state(Glyph::Warn, Role::Warn, "stale"),
+        Connection::Retrying { .. } => Line::state(Glyph::Warn, Role::Warn, "away"),
+        Connection::Refused { .. } => Line::state(Glyph::Error, Role::Error, "refused"),
+    }
+}
+
+/// An outcome as symbol and word; none: still running.
+pub fn outcome(outcome: Option<Outcome>) -> Line {
+    match outcome {
+        None => Line::state(Glyph::Running, Role::Running, "running"),
+        Some(Outcome::Success) => Line::state(Glyph::Ok, Role::Ok, "done"),
+        Some(Outcome::Failure) => Line::state(Glyph::Error, Role::Error, "failed"),
+        Some(Outcome::Cancelled) => Line::state(Glyph::Off, Role::Warn, "cancelled"),
+        Some(Outcome::Skipped) => Line::state(Glyph::Off, Role::Muted, "skipped"),
+        Some(Outcome::Interrupted) => Line::state(Glyph::Warn, Role::Warn, "interrupted"),
+    }
+}
+
+/// An error in full: sentence, what to do next, causes.
+pub fn error_lines(error: &ErrorReport) -> Vec<Line> {
+    let mut lines = vec![Line::state(Glyph::Error, Role::Error, &error.message)];
+    if let Some(next) = &error.next {
+        lines.push(Line::of(Role::Hint, format!("What to do: {next}")));
+    }
+    // The first cause often repeats the sentence itself.
+    lines.extend(
+        error
+            .causes
+            .iter()
+            .filter(|cause| **cause != error.message)
+            .map(|cause| Line::of(Role::Muted, format!("because {cause}"))),
+    );
+    lines.push(pair("Code", &error.code));
+    lines
+}

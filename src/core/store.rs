@@ -1,0 +1,204 @@
+//! What the console knows of the fleet. Data stays when a proxy goes away; it only gets an age.
+
+use std::collections::BTreeMap;
+
+use api::{ErrorReport, Job, Pool, ProxyStatus, Remote, RemoteTest, RestorePoint, Run, Sr, Topic, Vm};
+
+use super::live::LiveRun;
+use super::message::{Connection, ProxyEntry};
+
+/// A list that is fetched as a whole.
+#[derive(Debug, Clone, PartialEq)]
+pub struct List<T> {
+    /// Its items.
+    pub items: Vec<T>,
+    /// How fresh they are.
+    pub state: ListState,
+    /// Grows with each change.
+    pub version: u64,
+}
+
+/// How fresh a list is.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum ListState {
+    /// Never asked for, or known to have changed since.
+    #[default]
+    Stale,
+    /// Asked for.
+    Loading,
+    /// As of then.
+    Fresh(i64),
+    /// Could not be had.
+    Failed(ErrorReport),
+}
+
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        Self { items: Vec::new(), state: ListState::Stale, version: 0 }
+    }
+}
+
+impl<T> List<T> {
+    /// Takes the items of an answer.
+    pub fn set(&mut self, items: Vec<T>, now: i64) {
+        self.items = items;
+        self.version += 1;
+        // A change announced while the answer was on its way has set `Stale`: then ask again.
+        if self.state == ListState::Loading {
+            self.state = ListState::Fresh(now);
+        }
+    }
+}
+
+/// Which list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ListKind {
+    /// Pools.
+    Pools,
+    /// VMs.
+    Vms,
+    /// Storage repositories.
+    Srs,
+    /// Remotes.
+    Remotes,
+    /// Jobs.
+    Jobs,
+    /// Runs.
+    Runs,
+    /// Restore points.
+    Points,
+}
+
+impl ListKind {
+    /// The lists a topic of `proxy.watch` speaks of.
+    pub fn of(topic: Topic) -> &'static [Self] {
+        match topic {
+            Topic::Pools => &[Self::Pools, Self::Srs],
+            Topic::Vms => &[Self::Vms],
+            Topic::Remotes => &[Self::Remotes],
+            Topic::Jobs => &[Self::Jobs],
+            Topic::Runs => &[Self::Runs],
+            Topic::RestorePoints => &[Self::Points],
+        }
+    }
+}
+
+/// One proxy.
+#[derive(Debug, Clone, Default)]
+pub struct Proxy {
+    /// From the configuration.
+    pub entry: ProxyEntry,
+    /// How we stand with it.
+    pub connection: Connection,
+    /// When news last came.
+    pub seen: Option<i64>,
+    /// Its last status.
+    pub status: Option<ProxyStatus>,
+    /// Grows with each change of connection or status.
+    pub version: u64,
+    /// Pools.
+    pub pools: List<Pool>,
+    /// VMs.
+    pub vms: List<Vm>,
+    /// Storage repositories.
+    pub srs: List<Sr>,
+    /// Remotes.
+    pub remotes: List<Remote>,
+    /// Jobs.
+    pub jobs: List<Job>,
+    /// Runs, newest first.
+    pub runs: List<Run>,
+    /// Restore points, newest first.
+    pub points: List<RestorePoint>,
+    /// Results of tests, by remote id.
+    pub tests: BTreeMap<String, Tested>,
+    /// Runs followed, by id.
+    pub live: BTreeMap<String, LiveRun>,
+}
+
+/// Where a test of a remote stands.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Tested {
+    /// Under way.
+    Running,
+    /// Done.
+    Done(RemoteTest),
+    /// Could not be done.
+    Failed(ErrorReport),
+}
+
+impl Proxy {
+    /// A proxy nothing is known of yet.
+    pub fn new(entry: ProxyEntry) -> Self {
+        Self { entry, ..Self::default() }
+    }
+
+    /// Name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.entry.name
+    }
+
+    /// Whether it can be asked now.
+    pub fn live(&self) -> bool {
+        self.connection == Connection::Live
+    }
+
+    /// The freshness of a list.
+    pub fn list_state(&self, kind: ListKind) -> &ListState {
+        match kind {
+            ListKind::Pools => &self.pools.state,
+            ListKind::Vms => &self.vms.state,
+            ListKind::Srs => &self.srs.state,
+            ListKind::Remotes => &self.remotes.state,
+            ListKind::Jobs => &self.jobs.state,
+            ListKind::Runs => &self.runs.state,
+            ListKind::Points => &self.points.state,
+        }
+    }
+
+    /// Changes the freshness of a list.
+    pub fn set_list_state(&mut self, kind: ListKind, state: ListState) {
+        *match kind {
+            ListKind::Pools => &mut self.pools.state,
+            ListKind::Vms => &mut self.vms.state,
+            ListKind::Srs => &mut self.srs.state,
+            ListKind::Remotes => &mut self.remotes.state,
+            ListKind::Jobs => &mut self.jobs.state,
+            ListKind::Runs => &mut self.runs.state,
+            ListKind::Points => &mut self.points.state,
+        } = state;
+    }
+
+    /// Version and length of a list.
+    pub fn list_version(&self, kind: ListKind) -> u64 {
+        match kind {
+            ListKind::Pools => self.pools.version,
+            ListKind::Vms => self.vms.version,
+            ListKind::Srs => self.srs.version,
+            ListKind::Remotes => self.remotes.version,
+            ListKind::Jobs => self.jobs.version,
+            ListKind::Runs => self.runs.version,
+            ListKind::Points => self.points.version,
+        }
+    }
+
+    /// Runs that have not ended, as the status tells.
+    pub fn running(&self) -> &[Run] {
+        self.status.as_ref().map_or(&[], |status| &status.running)
+    }
+
+    /// Name of a remote.
+    pub fn remote_name<'a>(&'a self, id: &'a str) -> &'a str {
+        self.remotes.items.iter().find(|remote| remote.id == id).map_or(id, |remote| &remote.name)
+    }
+
+    /// Name of a VM.
+    pub fn vm_name<'a>(&'a self, uuid: &'a str) -> &'a str {
+        self.vms.items.iter().find(|vm| vm.uuid == uuid).map_or(uuid, |vm| &vm.name)
+    }
+
+    /// Name of a pool.
+    pub fn pool_name<'a>(&'a self, id: &'a str) -> &'a str {
+        self.pools.items.iter().find(|pool| pool.id == id).map_or(id, |pool| &pool.name)
+    }
+}

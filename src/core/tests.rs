@@ -1,0 +1,1 @@
+//! Tests of the whole core: messages in, state and effects out.

@@ -1,0 +1,602 @@
+//! The heart: a message comes in, the state changes, effects go out.
+
+use api::{EventKind, IdParams, LogLevel, Outcome, RunListParams, SchedulePreviewParams};
+
+use super::act::{perform, save, show_run, with_table};
+use super::action::{Action, Context};
+use super::boundary::confirmed;
+use super::effect::{Answer, Effect, FleetCommand, Request, RequestId};
+use super::forms::{Form, FormKind, Keyed, Preview, job};
+use super::key::{Code, Key};
+use super::live::LiveRun;
+use super::message::{Connection, FleetEvent, FleetEventKind, Message};
+use super::screens::{self, Screen, backups, fleet_id, runs};
+use super::state::{Dirty, Follow, Purpose, State, Then};
+use super::store::{ListKind, ListState, Tested};
+
+/// Runs asked for per proxy.
+const RUNS: u32 = 500;
+
+/// Takes a message that came at `now` (milliseconds since the Unix epoch) and answers what is to be done.
+pub fn update(state: &mut State, now: i64, message: Message) -> Vec<Effect> {
+    state.now = now;
+    match message {
+        Message::Key(key) => {
+            state.touch();
+            on_key(state, key);
+        }
+        Message::Paste(text) => {
+            state.touch();
+            on_paste(state, &text);
+        }
+        Message::Resize(columns, rows) => {
+            state.size = (columns, rows);
+            state.touch();
+        }
+        Message::Tick => {
+            if state.notices.expires().is_some_and(|at| at <= now) {
+                state.notices.dismiss();
+                state.touch();
+            }
+            state.dirty = state.dirty.max(Dirty::Progress);
+        }
+        Message::Notice(level, text) => state.tell(level, text),
+        Message::Fleet(event) => on_fleet(state, event),
+    }
+    settle(state);
+    std::mem::take(&mut state.outbox)
+}
+
+/// What must go out before anything has happened.
+pub fn start(state: &mut State) {
+    settle(state);
+}
+
+fn on_key(state: &mut State, key: Key) {
+    state.notices.dismiss();
+    if state.confirm.is_some() {
+        on_confirm_key(state, key);
+    } else if state.chooser.is_some() {
+        on_chooser_key(state, key);
+    } else if state.form.is_some() {
+        on_form_key(state, key);
+    } else if typing_filter(state) {
+        on_filter_key(state, key);
+    } else if let Some(action) = state.keymap.action(&state.contexts(), key) {
+        perform(state, action);
+    }
+}
+
+fn typing_filter(state: &State) -> bool {
+    !matches!(state.screen(), Screen::Detail(_)) && state.table(state.screen().context()).filtering
+}
+
+fn on_confirm_key(state: &mut State, key: Key) {
+    let Some(mut confirm) = state.confirm.take() else { return };
+    let interrupt = key == Key::ctrl('c');
+    if interrupt && confirm.then == Then::Quit {
+        return confirmed(state, Then::Quit);
+    }
+    if key.code == Code::Esc || interrupt {
+        return;
+    }
+    if let Some(expected) = &confirm.expected {
+        if key.code == Code::Enter {
+            if confirm.typed.text().trim() == expected {
+                return confirmed(state, confirm.then);
+            }
+            let told = format!("Type {expected} to go on, or Esc");
+            state.tell(LogLevel::Warning, told);
+        } else {
+            confirm.typed.key(key);
+        }
+    } else {
+        match key.code {
+            Code::Char('y' | 'Y') if !key.ctrl => return confirmed(state, confirm.then),
+            Code::Char('n' | 'N' | 'q') if !key.ctrl => return,
+            Code::Enter if confirm.yes => return confirmed(state, confirm.then),
+            Code::Enter => return,
+            Code::Left | Code::Right | Code::Tab | Code::BackTab | Code::Char('h' | 'l') => confirm.yes = !confirm.yes,
+            _ => {}
+        }
+    }
+    state.confirm = Some(confirm);
+}
+
+fn on_chooser_key(state: &mut State, key: Key) {
+    let choices = state.choices();
+    let Some(chooser) = &mut state.chooser else { return };
+    let last = choices.len().saturating_sub(1);
+    match (key.code, key.ctrl) {
+        (Code::Esc, _) | (Code::Char('c'), true) => state.chooser = None,
+        (Code::Up, _) | (Code::Char('p'), true) => chooser.cursor = chooser.cursor.saturating_sub(1),
+        (Code::Down, _) | (Code::Char('n'), true) => chooser.cursor = (chooser.cursor + 1).min(last),
+        (Code::PageUp, _) => chooser.cursor = chooser.cursor.saturating_sub(10),
+        (Code::PageDown, _) => chooser.cursor = (chooser.cursor + 10).min(last),
+        (Code::Enter, _) => {
+            let chosen = choices.get(chooser.cursor).copied();
+            state.chooser = None;
+            if let Some(action) = chosen {
+                go_where_it_belongs(state, action);
+                perform(state, action);
+            }
+        }
+        _ => {
+            if chooser.input.key(key) {
+                chooser.cursor = 0;
+            }
+        }
+    }
+}
+
+/// An action of another screen, picked from the palette, happens on that screen.
+fn go_where_it_belongs(state: &mut State, action: Action) {
+    let contexts = action.info().contexts;
+    let here = state.screen().context();
+    if contexts.iter().any(|context| *context == here || matches!(context, Context::Global | Context::List)) {
+        return;
+    }
+    let go = match contexts.first() {
+        Some(Context::Proxies) => Action::GoProxies,
+        Some(Context::Remotes) => Action::GoRemotes,
+        Some(Context::Jobs) => Action::GoJobs,
+        Some(Context::Transfers | Context::Run) => Action::GoTransfers,
+        Some(Context::Backups | Context::Points) => Action::GoBackups,
+        Some(Context::Runs) => Action::GoRuns,
+        _ => return,
+    };
+    perform(state, go);
+    settle(state);
+}
+
+fn on_form_key(state: &mut State, key: Key) {
+    let arrow = matches!(key.code, Code::Up | Code::Down) && !key.ctrl && !key.alt;
+    if arrow && state.form.as_mut().is_some_and(|form| form.move_option(key.code == Code::Down)) {
+        return;
+    }
+    if let Some(action) = state.keymap.action(&[Context::Form], key) {
+        return perform(state, action);
+    }
+    let Some(mut form) = state.form.take() else { return };
+    let before = form.focus;
+    let keyed = form.key(key);
+    if form.focus != before {
+        form.check_field(state, before);
+    }
+    state.form = Some(form);
+    if keyed == Keyed::Submit {
+        save(state, false);
+    }
+}
+
+fn on_filter_key(state: &mut State, key: Key) {
+    let context = state.screen().context();
+    match key.code {
+        Code::Enter => state.table_mut(context).filtering = false,
+        Code::Esc => {
+            state.table_mut(context).clear_filter();
+        }
+        Code::Up => with_table(state, |table, rows| table.step(rows, -1)),
+        Code::Down => with_table(state, |table, rows| table.step(rows, 1)),
+        Code::Char('c') if key.ctrl => {
+            state.table_mut(context).clear_filter();
+        }
+        _ => {
+            state.table_mut(context).filter.key(key);
+        }
+    }
+}
+
+fn on_paste(state: &mut State, text: &str) {
+    if let Some(confirm) = &mut state.confirm {
+        // A name to be typed is to be typed: pasting it would be no thought at all.
+        let _ = confirm;
+    } else if let Some(chooser) = &mut state.chooser {
+        chooser.input.paste(text);
+        chooser.cursor = 0;
+    } else if let Some(form) = &mut state.form {
+        form.paste(text);
+    } else if typing_filter(state) {
+        let context = state.screen().context();
+        state.table_mut(context).filter.paste(text);
+    }
+}
+
+fn on_fleet(state: &mut State, event: FleetEvent) {
+    let FleetEvent { proxy: name, kind } = event;
+    if state.proxy(&name).is_none() {
+        return;
+    }
+    match kind {
+        FleetEventKind::Connection(connection) => on_connection(state, &name, connection),
+        FleetEventKind::News(news) => {
+            let (now, started_at) = (state.now, state.started_at);
+            let Some(proxy) = state.proxy_mut(&name) else { return };
+            proxy.seen = Some(now);
+            let fresh_error = news.status.last_error.as_ref().filter(|last| {
+                last.at >= started_at && proxy.status.as_ref().and_then(|status| status.last_error.as_ref()) != Some(last)
+            });
+            let fresh_error = fresh_error.filter(|last| {
+                let followed = last.run.as_ref().and_then(|run| proxy.live.get(run));
+                followed.is_none_or(|live| live.cursor == 0)
+            });
+            let fresh_error = fresh_error.map(|last| last.error.clone());
+            let dirty = match &proxy.status {
+                Some(old) if *old == news.status => Dirty::No,
+                Some(old) if old.running.len() == news.status.running.len() && old.last_error == news.status.last_error => {
+                    Dirty::Progress
+                }
+                _ => Dirty::Yes,
+            };
+            if dirty != Dirty::No {
+                proxy.status = Some(news.status);
+                proxy.version += 1;
+            }
+            for kind in news.changed.iter().flat_map(|topic| ListKind::of(*topic)) {
+                proxy.set_list_state(*kind, ListState::Stale);
+            }
+            state.dirty = state.dirty.max(dirty);
+            if let Some(error) = fresh_error {
+                state.notices.tell_error(now, &name, &error);
+                state.touch();
+            }
+        }
+        FleetEventKind::Reply { id, result } => on_reply(state, &name, id, result),
+        FleetEventKind::Run { run, event } => on_run_event(state, &name, run, event),
+        FleetEventKind::RunWatchEnded { run, error } => {
+            let follow = if error.is_some() { Follow::Failed } else { Follow::Known };
+            state.follows.insert((name.clone(), run), follow);
+            if let Some(error) = error {
+                let now = state.now;
+                state.notices.tell_error(now, &name, &error);
+                state.touch();
+            }
+        }
+    }
+}
+
+fn on_connection(state: &mut State, name: &str, connection: Connection) {
+    let now = state.now;
+    let Some(proxy) = state.proxy_mut(name) else { return };
+    if proxy.connection == connection {
+        return;
+    }
+    let before = std::mem::replace(&mut proxy.connection, connection.clone());
+    proxy.version += 1;
+    const ALL: [ListKind; 7] =
+        [ListKind::Pools, ListKind::Vms, ListKind::Srs, ListKind::Remotes, ListKind::Jobs, ListKind::Runs, ListKind::Points];
+    // Whatever was known may have changed while nobody listened.
+    for kind in ALL {
+        proxy.set_list_state(kind, ListState::Stale);
+    }
+    match &connection {
+        Connection::Live => {
+            proxy.seen = Some(now);
+            state.follows.retain(|(proxy, _), follow| proxy != name || !matches!(follow, Follow::Failed | Follow::Asked));
+            if matches!(before, Connection::Retrying { .. }) {
+                state.tell(LogLevel::Info, format!("{name} is back"));
+            }
+        }
+        Connection::Retrying { error, .. } if before == Connection::Live => {
+            state.notices.tell_error(now, &format!("{name} is away"), error);
+        }
+        Connection::Refused { error, .. } => state.notices.tell_error(now, name, error),
+        _ => {}
+    }
+    state.touch();
+}
+
+fn on_run_event(state: &mut State, name: &str, run: String, event: api::Event) {
+    let now = state.now;
+    let dirty = match event.kind {
+        EventKind::TaskProgress { .. } | EventKind::Intent { .. } | EventKind::Settled { .. } => Dirty::Progress,
+        _ => Dirty::Yes,
+    };
+    let ended = matches!(event.kind, EventKind::RunEnded { .. });
+    let Some(proxy) = state.proxy_mut(name) else { return };
+    let live = proxy.live.entry(run).or_default();
+    if !live.apply(event) {
+        return;
+    }
+    let end = ended.then(|| live.head());
+    state.dirty = state.dirty.max(dirty);
+    if let Some(live) = end {
+        let label = format!("{} on {name}", live.label);
+        match (live.outcome, live.error) {
+            (Some(Outcome::Success), _) => {
+                state.tell(LogLevel::Info, format!("{label}: done, {} moved", api::format_bytes(live.summary.bytes)));
+            }
+            (_, Some(error)) => {
+                state.notices.tell_error(now, &label, &error);
+                state.touch();
+            }
+            (Some(Outcome::Cancelled), _) => state.tell(LogLevel::Info, format!("{label}: cancelled")),
+            _ => state.tell(LogLevel::Warning, format!("{label}: ended without success; open it to see why")),
+        }
+    }
+}
+
+fn on_reply(state: &mut State, name: &str, id: RequestId, result: Result<Answer, api::ErrorReport>) {
+    // A reply to nothing, or from a proxy it was not sent to, is late or wrong: dropped.
+    let Some(pending) = state.pending.remove(&id).filter(|pending| pending.proxy == name) else { return };
+    let now = state.now;
+    state.touch();
+    match (pending.purpose, result) {
+        (Purpose::List(kind), Ok(answer)) => set_list(state, name, kind, answer),
+        (Purpose::List(kind), Err(error)) => {
+            if let Some(proxy) = state.proxy_mut(name) {
+                let state = if proxy.live() { ListState::Failed(error) } else { ListState::Stale };
+                proxy.set_list_state(kind, state);
+            }
+        }
+        (Purpose::Preview, result) => {
+            if let Some(preview) = state.form.as_mut().and_then(|form| form.preview.as_mut()).filter(|preview| preview.id == id) {
+                preview.answer = Some(result.map(|answer| match answer {
+                    Answer::SchedulePreview(preview) => preview,
+                    _ => api::SchedulePreview { words: String::new(), next: Vec::new() },
+                }));
+            }
+        }
+        (Purpose::Save { then_run }, Ok(answer)) => on_saved(state, name, id, answer, then_run),
+        (Purpose::Save { .. }, Err(error)) => {
+            state.notices.tell_error(now, "", &error);
+            if let Some(form) = state.form.as_mut().filter(|form| form.submitting == Some(id)) {
+                form.submitting = None;
+                form.error = Some(error);
+            }
+        }
+        (
+            Purpose::Start,
+            Ok(Answer::JobRun(run) | Answer::Restore(run) | Answer::Verify(run) | Answer::RestorePointRemove(run)),
+        ) => {
+            state.tell(LogLevel::Info, format!("{} on {name}: started", run.label));
+            show_run(state, name, run);
+        }
+        (Purpose::RunDetail(run), Ok(Answer::Run(detail))) => {
+            let mut live = LiveRun::from_detail(detail);
+            let (cursor, ended) = (live.cursor, live.ended_at.is_some());
+            // The tree of a run without events is shown as one that is known.
+            live.cursor = live.cursor.max(u64::from(ended));
+            if let Some(proxy) = state.proxy_mut(name) {
+                proxy.live.insert(run.clone(), live);
+            }
+            let key = (name.to_owned(), run.clone());
+            if ended {
+                state.follows.insert(key, Follow::Known);
+            } else {
+                state.follows.insert(key, Follow::Watching);
+                let proxy = name.to_owned();
+                state.outbox.push(Effect::Fleet(FleetCommand::WatchRun { proxy, run, cursor }));
+            }
+        }
+        (Purpose::RunDetail(run), Err(error)) => {
+            state.follows.insert((name.to_owned(), run), Follow::Failed);
+            state.notices.tell_error(now, name, &error);
+        }
+        (Purpose::Test(remote), result) => {
+            let tested = match result {
+                Ok(Answer::RemoteTest(test)) => Tested::Done(test),
+                Ok(_) => return,
+                Err(error) => Tested::Failed(error),
+            };
+            let failed = match &tested {
+                Tested::Done(test) if !test.success => test.error.clone(),
+                Tested::Failed(error) => Some(error.clone()),
+                _ => None,
+            };
+            let Some(proxy) = state.proxy_mut(name) else { return };
+            let label = proxy.remote_name(&remote).to_owned();
+            proxy.tests.insert(remote, tested);
+            match failed {
+                Some(error) => state.notices.tell_error(now, &format!("Test of {label}"), &error),
+                None => state.tell(LogLevel::Info, format!("{label} is good: what was written came back the same")),
+            }
+        }
+        (Purpose::Tell(text, list), Ok(_)) => {
+            state.tell(LogLevel::Info, text);
+            if let (Some(kind), Some(proxy)) = (list, state.proxy_mut(name)) {
+                proxy.set_list_state(kind, ListState::Stale);
+            }
+        }
+        (_, Err(error)) => state.notices.tell_error(now, name, &error),
+        (_, Ok(_)) => {}
+    }
+}
+
+fn set_list(state: &mut State, name: &str, kind: ListKind, answer: Answer) {
+    let now = state.now;
+    let Some(proxy) = state.proxy_mut(name) else { return };
+    match answer {
+        Answer::Pools(items) => proxy.pools.set(items, now),
+        Answer::Vms(items) => proxy.vms.set(items, now),
+        Answer::Srs(items) => proxy.srs.set(items, now),
+        Answer::Remotes(items) => proxy.remotes.set(items, now),
+        Answer::Jobs(items) => proxy.jobs.set(items, now),
+        Answer::Runs(items) => proxy.runs.set(items, now),
+        Answer::RestorePoints(items) => proxy.points.set(items, now),
+        _ => proxy.set_list_state(kind, ListState::Fresh(now)),
+    }
+}
+
+fn on_saved(state: &mut State, name: &str, id: RequestId, answer: Answer, then_run: bool) {
+    if state.form.as_ref().is_some_and(|form| form.submitting == Some(id)) {
+        state.form = None;
+    }
+    let stale = |state: &mut State, kind: ListKind| {
+        if let Some(proxy) = state.proxy_mut(name) {
+            proxy.set_list_state(kind, ListState::Stale);
+        }
+    };
+    match answer {
+        Answer::JobCreate(job) | Answer::JobUpdate(job) => {
+            stale(state, ListKind::Jobs);
+            state.table_mut(Context::Jobs).select_id(fleet_id(name, &job.id));
+            // The list comes a moment later; until then the job is shown as answered.
+            if let Some(proxy) = state.proxy_mut(name) {
+                match proxy.jobs.items.iter_mut().find(|other| other.id == job.id) {
+                    Some(other) => other.clone_from(&job),
+                    None => proxy.jobs.items.push(job.clone()),
+                }
+                proxy.jobs.version += 1;
+            }
+            if then_run {
+                state.tell(LogLevel::Info, format!("Job {} saved, starting", job.spec.name));
+                state.post(name, Request::JobRun(IdParams { id: job.id }), Purpose::Start);
+            } else {
+                state.tell(LogLevel::Info, format!("Job {} saved; r runs it now", job.spec.name));
+            }
+        }
+        Answer::RemoteAdd(remote) => {
+            stale(state, ListKind::Remotes);
+            state.table_mut(Context::Remotes).select_id(fleet_id(name, &remote.id));
+            state.tell(LogLevel::Info, format!("Remote {} added; t tests it", remote.name));
+        }
+        Answer::PoolAdd(pool) => {
+            stale(state, ListKind::Pools);
+            stale(state, ListKind::Vms);
+            state.tell(LogLevel::Info, format!("Pool {} connected; its certificate is {}", pool.name, pool.fingerprint));
+        }
+        Answer::Restore(run) => {
+            state.tell(LogLevel::Info, format!("Restore of {} started", run.label));
+            show_run(state, name, run);
+        }
+        _ => {}
+    }
+}
+
+/// After every message: ask for what the screen needs, follow the runs it shows, bring tables and form up to date.
+fn settle(state: &mut State) {
+    fetch(state);
+    follow(state);
+    if matches!(state.screen().main_list(), Some(ListKind::Points)) {
+        let version = state.proxies.iter().map(|proxy| proxy.points.version).sum();
+        if state.groups_version != Some(version) {
+            state.groups = backups::group(&state.proxies);
+            state.groups_version = Some(version);
+        }
+    }
+    if let Some(mut form) = state.form.take() {
+        form.sync(state);
+        preview(state, &mut form);
+        state.form = Some(form);
+    }
+    let screen = match state.screen() {
+        Screen::Detail(below) => (**below).clone(),
+        other => other.clone(),
+    };
+    let context = screen.context();
+    let mut table = state.tables.remove(&context).unwrap_or_else(|| {
+        let mut table = super::table::Table::default();
+        table.sort = (screen == Screen::Runs).then_some((runs::STARTED, true));
+        table
+    });
+    if let Some(rows) = screens::rows(state, &screen) {
+        table.refresh(&*rows, screens::version(state, &screen));
+    }
+    state.tables.insert(context, table);
+}
+
+fn fetch(state: &mut State) {
+    let mut needs = state.screen().needs().to_vec();
+    match state.form.as_ref().map(|form| &form.kind) {
+        Some(FormKind::Job(_)) => needs.extend([ListKind::Vms, ListKind::Remotes, ListKind::Jobs]),
+        Some(FormKind::Restore(_)) => needs.extend([ListKind::Srs, ListKind::Pools]),
+        _ => {}
+    }
+    let mut ask = Vec::new();
+    for proxy in &mut state.proxies {
+        if !proxy.live() {
+            continue;
+        }
+        for kind in &needs {
+            if *proxy.list_state(*kind) == ListState::Stale {
+                proxy.set_list_state(*kind, ListState::Loading);
+                ask.push((proxy.name().to_owned(), *kind));
+            }
+        }
+    }
+    for (proxy, kind) in ask {
+        let request = match kind {
+            ListKind::Pools => Request::Pools(api::NoParams {}),
+            ListKind::Vms => Request::Vms(api::PoolFilter::default()),
+            ListKind::Srs => Request::Srs(api::PoolFilter::default()),
+            ListKind::Remotes => Request::Remotes(api::NoParams {}),
+            ListKind::Jobs => Request::Jobs(api::NoParams {}),
+            ListKind::Runs => Request::Runs(RunListParams { limit: Some(RUNS), ..RunListParams::default() }),
+            ListKind::Points => Request::RestorePoints(api::RestorePointListParams::default()),
+        };
+        state.post(&proxy, request, Purpose::List(kind));
+    }
+}
+
+/// Follows the runs on the screen to their end, and no others.
+fn follow(state: &mut State) {
+    let mut wanted: Vec<(String, String)> = Vec::new();
+    match state.screen() {
+        Screen::Transfers => {
+            for proxy in state.proxies.iter().filter(|proxy| proxy.live()) {
+                wanted.extend(proxy.running().iter().map(|run| (proxy.name().to_owned(), run.id.clone())));
+            }
+        }
+        Screen::Run { proxy, run } => wanted.push((proxy.clone(), run.clone())),
+        Screen::Detail(below) => {
+            if let Screen::Run { proxy, run } = &**below {
+                wanted.push((proxy.clone(), run.clone()));
+            }
+        }
+        _ => {}
+    }
+    let on_transfers = *state.screen() == Screen::Transfers;
+    let leave: Vec<(String, String)> = state
+        .follows
+        .iter()
+        // On the transfers screen a run is followed to its last event, also when the status no longer lists it.
+        .filter(|(key, follow)| **follow == Follow::Watching && !on_transfers && !wanted.contains(key))
+        .map(|(key, _)| key.clone())
+        .collect();
+    for (proxy, run) in leave {
+        state.follows.remove(&(proxy.clone(), run.clone()));
+        state.outbox.push(Effect::Fleet(FleetCommand::UnwatchRun { proxy, run }));
+    }
+    for (proxy, run) in wanted {
+        let key = (proxy.clone(), run.clone());
+        let Some(found) = state.proxy(&proxy).filter(|proxy| proxy.live()) else { continue };
+        if state.follows.contains_key(&key) {
+            continue;
+        }
+        let known = found.live.get(&run).filter(|live| live.cursor > 0).map(|live| (live.cursor, live.ended_at.is_some()));
+        match known {
+            Some((_, true)) => {
+                state.follows.insert(key, Follow::Known);
+            }
+            Some((cursor, false)) => {
+                state.follows.insert(key, Follow::Watching);
+                state.outbox.push(Effect::Fleet(FleetCommand::WatchRun { proxy, run, cursor }));
+            }
+            None => {
+                state.follows.insert(key, Follow::Asked);
+                state.post(&proxy, Request::Run(IdParams { id: run.clone() }), Purpose::RunDetail(run));
+            }
+        }
+    }
+}
+
+/// Asks the proxy to explain the schedule of a job form.
+fn preview(state: &mut State, form: &mut Form) {
+    if !matches!(form.kind, FormKind::Job(_)) {
+        return;
+    }
+    let Some(schedule) = job::schedule(form) else {
+        form.preview = None;
+        return;
+    };
+    let proxy = form.proxy().to_owned();
+    let asked = (proxy.clone(), schedule.clone());
+    if form.preview.as_ref().is_some_and(|preview| preview.asked == asked)
+        || !state.proxy(&proxy).is_some_and(|proxy| proxy.live())
+    {
+        return;
+    }
+    let id = state.post(&proxy, Request::SchedulePreview(SchedulePreviewParams { schedule, count: Some(3) }), Purpose::Preview);
+    form.preview = Some(Preview { asked, id, answer: None });
+}
