@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex as Cell};
 use std::time::Duration;
 
@@ -92,7 +93,7 @@ impl Default for Timing {
             busy_delay: Duration::from_secs(5),
             read_attempts: 4,
             read_delay: Duration::from_secs(1),
-            event_wait: Duration::from_secs(10),
+            event_wait: Duration::from_secs(5),
             poll_first: Duration::from_millis(20),
             poll_most: Duration::from_secs(1),
         }
@@ -119,6 +120,8 @@ pub(crate) struct Inner {
     pub(crate) connect: Connect,
     pub(crate) calls: Semaphore,
     state: Mutex<State>,
+    /// Whether `event.from` does not help to wait for a task here; then tasks are looked at instead.
+    pub(crate) events_useless: AtomicBool,
     /// What [`Client::close`] waits for.
     background: TaskTracker,
     /// Certificates of other members, learnt through the master.
@@ -211,6 +214,7 @@ impl Client {
                 connect,
                 calls: Semaphore::new(PARALLEL_CALLS),
                 state: Mutex::new(State { base, session: None, logins: 0 }),
+                events_useless: AtomicBool::new(false),
                 background: TaskTracker::new(),
                 members: Cell::default(),
             }),

@@ -1,5 +1,6 @@
 //! Tasks: what a pool does in the background, followed to its end and then destroyed (xapi-streams.md §1.4).
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -124,11 +125,16 @@ impl Task {
     async fn settled(&self, limit: Option<Duration>) -> Result<TaskRecord, Missed> {
         let timing = self.client.timing();
         let begin = Instant::now();
-        let (mut token, mut events, mut pause) = (String::new(), true, timing.poll_first);
+        let useless = &self.client.inner.events_useless;
+        let (mut token, mut silent, mut pause) = (String::new(), false, timing.poll_first);
         let class = format!("task/{}", self.reference);
         loop {
             let record = self.client.get::<TaskRecord>(&self.reference).await.map_err(Missed::Failed)?;
             if !matches!(record.status.as_str(), "pending" | "cancelling") {
+                if silent {
+                    // The end came without an event: this server tells nothing about single tasks.
+                    useless.store(true, Ordering::Relaxed);
+                }
                 return Ok((*record).clone());
             }
             let left = limit.map(|limit| limit.saturating_sub(begin.elapsed()));
@@ -136,12 +142,15 @@ impl Task {
                 return Err(Missed::Late(record.status.clone()));
             }
             let round = Instant::now();
-            if events {
+            if !useless.load(Ordering::Relaxed) {
                 let wait = timing.event_wait.min(left.unwrap_or(timing.event_wait));
                 match self.client.event_from(&[&class], &token, wait).await {
-                    Ok(batch) => token = batch.token,
+                    Ok(batch) => {
+                        silent = batch.events.is_empty() && round.elapsed() >= wait;
+                        token = batch.token;
+                    }
                     Err(error) if error.is("EVENTS_LOST") || error.is("EVENT_FROM_TOKEN_PARSE_FAILURE") => token.clear(),
-                    Err(error) if error.failure().is_some() => events = false,
+                    Err(error) if error.failure().is_some() => useless.store(true, Ordering::Relaxed),
                     Err(error) => tracing::debug!(%error, "waiting for a task without events"),
                 }
             }
