@@ -1,0 +1,15 @@
+'use strict'
+
+const UNITS = { ms: 1, s: 1e3, m: 60e3, h: 3600e3, d: 86400e3 }
+
+// Stand-in of our own: milliseconds, or a number with a unit.
+exports.parseDuration = duration => {
+  if (typeof duration === 'number') {
+    return duration
+  }
+  const [, count, unit] = /^(\d+(?:\.\d+)?)\s*([a-z]+)$/.exec(duration) ?? []
+  if (UNITS[unit] === undefined) {
+    throw new TypeError(`no duration: ${duration}`)
+  }
+  return count * UNITS[unit]
+}
