@@ -5,5 +5,8 @@
 //! - `fleet`: connections to the daemons, in both directions by the types of [`core::effect`] and [`core::message`].
 //! - `commands`: the same actions without the screen.
 
+pub mod commands;
+pub mod config;
 pub mod core;
+pub mod fleet;
 pub mod tui;

@@ -1,2 +1,5 @@
-//! The terminal console.
-fn main() {}
+//! `backhaul`, the console.
+
+fn main() -> std::process::ExitCode {
+    backhaul::commands::main()
+}

@@ -1,0 +1,407 @@
+//! The command line: one definition for parsing, `--help` and the documentation.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The console over a fleet of backup proxies; without a command, its screen.
+#[derive(Debug, Parser)]
+#[command(name = "backhaul", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// Settings for all commands.
+    #[command(flatten)]
+    pub common: Common,
+    /// How the screen looks.
+    #[command(flatten)]
+    pub screen: Screen,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 proxy unreachable, 4 refused.";
+
+/// Settings that every command understands.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Common {
+    /// Configuration folder of the console [default: the user's]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub config: Option<PathBuf>,
+    /// Ask only this proxy
+    #[arg(long, value_name = "NAME", global = true)]
+    pub proxy: Option<String>,
+    /// Answer in JSON: lists as one array, watches as one event a line
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Refuse everything that changes anything on a proxy
+    #[arg(long, global = true)]
+    pub read_only: bool,
+}
+
+/// How the screen looks.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Screen {
+    /// Draw with seven-bit characters only
+    #[arg(long)]
+    pub ascii: bool,
+    /// A built-in theme by name, or a theme file by path
+    #[arg(long, value_name = "THEME")]
+    pub theme: Option<String>,
+    /// Number of colours [default: what the terminal can]
+    #[arg(long, value_name = "COLOURS", value_enum)]
+    pub colors: Option<Colors>,
+}
+
+/// Numbers of colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Colors {
+    /// None.
+    None,
+    /// The terminal's own sixteen.
+    #[value(name = "16")]
+    Sixteen,
+    /// The usual palette.
+    #[value(name = "256")]
+    Palette,
+    /// All.
+    True,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The proxies this console knows
+    #[command(subcommand)]
+    Proxy(ProxyCommand),
+    /// The pools a proxy reads from and restores to
+    #[command(subcommand)]
+    Pool(PoolCommand),
+    /// The VMs of the pools
+    #[command(subcommand)]
+    Vm(VmCommand),
+    /// The storage repositories of the pools
+    #[command(subcommand)]
+    Sr(SrCommand),
+    /// The remotes: where backups are kept
+    #[command(subcommand)]
+    Remote(RemoteCommand),
+    /// The backup jobs
+    #[command(subcommand)]
+    Job(JobCommand),
+    /// The runs: executions of jobs, restores, verifications
+    #[command(subcommand)]
+    Run(RunCommand),
+    /// The restore points
+    #[command(subcommand)]
+    Backup(BackupCommand),
+}
+
+/// `proxy …`.
+#[derive(Debug, Subcommand)]
+pub enum ProxyCommand {
+    /// All proxies of the configuration, with their state
+    List,
+    /// One proxy
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Get to know a proxy: its certificate is shown and pinned, its token checked and stored
+    Add {
+        /// What to call it
+        name: String,
+        /// https://HOST[:PORT]
+        url: String,
+        /// Where the token comes from.
+        #[command(flatten)]
+        token: TokenSource,
+        /// SHA-256 of its certificate, as its daemon tells it; anything else is refused
+        #[arg(long, value_name = "FP")]
+        fingerprint: Option<String>,
+        /// Pin whatever certificate it shows now, without asking
+        #[arg(long, conflicts_with = "fingerprint")]
+        accept_fingerprint: bool,
+    },
+    /// Forget a proxy; nothing changes on it
+    Remove {
+        /// Its name
+        name: String,
+    },
+}
+
+/// Where a token comes from: never from the command line, which others can see.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct TokenSource {
+    /// Read the token from this file
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Read the token from standard input
+    #[arg(long)]
+    pub token_stdin: bool,
+}
+
+/// `pool …`.
+#[derive(Debug, Subcommand)]
+pub enum PoolCommand {
+    /// The pools
+    List,
+    /// Connect a pool; the password comes from a file, a variable or standard input
+    Add {
+        /// https://HOST[:PORT] of its master
+        url: String,
+        /// User
+        #[arg(long, default_value = "root")]
+        username: String,
+        /// What to call it [default: its own name]
+        #[arg(long)]
+        name: Option<String>,
+        /// Where the password comes from.
+        #[command(flatten)]
+        password: PasswordSource,
+        /// SHA-256 of the master's certificate; without it, what is shown now is pinned and told
+        #[arg(long, value_name = "FP")]
+        fingerprint: Option<String>,
+    },
+    /// Forget a pool; nothing changes on it
+    Remove {
+        /// Its name or id
+        pool: String,
+    },
+}
+
+/// Where a password comes from; default: standard input.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub struct PasswordSource {
+    /// Read the password from this file
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// Read the password from this environment variable
+    #[arg(long, value_name = "VARIABLE")]
+    pub password_env: Option<String>,
+}
+
+/// `vm …`.
+#[derive(Debug, Subcommand)]
+pub enum VmCommand {
+    /// The VMs
+    List {
+        /// Of this pool only, by name or id
+        #[arg(long)]
+        pool: Option<String>,
+    },
+}
+
+/// `sr …`.
+#[derive(Debug, Subcommand)]
+pub enum SrCommand {
+    /// The storage repositories
+    List {
+        /// Of this pool only, by name or id
+        #[arg(long)]
+        pool: Option<String>,
+    },
+}
+
+/// `remote …`.
+#[derive(Debug, Subcommand)]
+pub enum RemoteCommand {
+    /// The remotes
+    List,
+    /// Open a remote and remember it
+    Add {
+        /// What to call it
+        name: String,
+        /// E.g. file:///srv/backups or file:///srv/backups?useVhdDirectory=true; `-` reads it from standard input, for
+        /// one that holds a password
+        url: String,
+    },
+    /// Write, read back and compare 10 MiB
+    Test {
+        /// Its name or id
+        remote: String,
+    },
+    /// Forget a remote; its files stay
+    Remove {
+        /// Its name or id
+        remote: String,
+    },
+}
+
+/// `job …`.
+#[derive(Debug, Subcommand)]
+pub enum JobCommand {
+    /// The jobs
+    List,
+    /// One job
+    Show {
+        /// Its name or id
+        job: String,
+    },
+    /// Create a job
+    Add(JobAdd),
+    /// Follow its schedule
+    Enable {
+        /// Its name or id
+        job: String,
+    },
+    /// Do not follow its schedule
+    Disable {
+        /// Its name or id
+        job: String,
+    },
+    /// Remove a job; its restore points stay
+    Remove {
+        /// Its name or id
+        job: String,
+    },
+    /// Start a job now
+    Run {
+        /// Its name or id
+        job: String,
+        /// Follow the run to its end; the exit code is then the run's
+        #[arg(long)]
+        watch: bool,
+    },
+}
+
+/// `job add`.
+#[derive(Debug, Args)]
+pub struct JobAdd {
+    /// What to call it
+    #[arg(long)]
+    pub name: String,
+    /// Incremental (a key, then deltas), or a whole XVA each time
+    #[arg(long, value_enum)]
+    pub mode: Mode,
+    /// The VMs, by name or UUID
+    #[arg(long = "vm", value_name = "NAME|UUID", required = true, num_args = 1..)]
+    pub vms: Vec<String>,
+    /// The remotes, by name or id
+    #[arg(long = "remote", value_name = "NAME", required = true, num_args = 1..)]
+    pub remotes: Vec<String>,
+    /// When, in five cron fields, e.g. "0 2 * * *" [default: only by hand]
+    #[arg(long, value_name = "CRON")]
+    pub schedule: Option<String>,
+    /// Time zone of the schedule, e.g. Europe/Paris [default: this machine's]
+    #[arg(long, value_name = "TZ", requires = "schedule")]
+    pub timezone: Option<String>,
+    /// How many restore points to keep of each VM
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+    pub retention: u32,
+    /// Compression of full backups
+    #[arg(long, value_enum, default_value_t = Compress::Zstd)]
+    pub compression: Compress,
+    /// VMs at the same time
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    pub concurrency: u32,
+    /// A key disk every so many runs; 0: never forced
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub full_interval: u32,
+    /// Do not read disks over NBD even where the pool offers it
+    #[arg(long)]
+    pub no_nbd: bool,
+    /// Bytes per second for the whole job; 0: unlimited
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    pub max_rate: u64,
+    /// Do not follow the schedule yet
+    #[arg(long)]
+    pub disabled: bool,
+}
+
+/// Kinds of jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Incremental.
+    Delta,
+    /// Whole.
+    Full,
+}
+
+/// Compressions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Compress {
+    /// As it is.
+    None,
+    /// gzip.
+    Gzip,
+    /// zstd.
+    Zstd,
+}
+
+/// `run …`.
+#[derive(Debug, Subcommand)]
+pub enum RunCommand {
+    /// The runs, newest first
+    List {
+        /// Of this job only, by name or id
+        #[arg(long)]
+        job: Option<String>,
+        /// At most so many of each proxy
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+    },
+    /// One run with its tasks and log
+    Show {
+        /// Its id
+        run: String,
+    },
+    /// Every event of a run until its end; the exit code is then the run's
+    Watch {
+        /// Its id
+        run: String,
+        /// Only events after this cursor
+        #[arg(long, value_name = "CURSOR", default_value_t = 0)]
+        from: u64,
+    },
+    /// Ask a run to stop
+    Cancel {
+        /// Its id
+        run: String,
+    },
+}
+
+/// `backup …`.
+#[derive(Debug, Subcommand)]
+pub enum BackupCommand {
+    /// The restore points, newest first
+    List {
+        /// Of this VM only, by name or UUID
+        #[arg(long)]
+        vm: Option<String>,
+        /// On this remote only, by name or id
+        #[arg(long)]
+        remote: Option<String>,
+    },
+    /// Restore into a new VM
+    Restore {
+        /// Id of the restore point
+        backup: String,
+        /// The storage repository to restore to, by name or UUID
+        #[arg(long, value_name = "NAME|UUID")]
+        sr: String,
+        /// Name of the new VM
+        #[arg(long, value_name = "NEW")]
+        name: Option<String>,
+        /// Follow the run to its end; the exit code is then the run's
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Read back and check
+    Verify {
+        /// Id of the restore point
+        backup: String,
+        /// Follow the run to its end; the exit code is then the run's
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Remove
+    Remove {
+        /// Id of the restore point
+        backup: String,
+        /// Follow the run to its end; the exit code is then the run's
+        #[arg(long)]
+        watch: bool,
+    },
+}

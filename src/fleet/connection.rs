@@ -1,0 +1,189 @@
+//! One proxy, kept in touch with: `proxy.watch` stays open, and comes back by itself.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use api::{NoParams, ProxyWatch};
+use jiff::Timestamp;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::CallError;
+use super::backoff::Backoff;
+use super::client::Client;
+use super::follow::Follower;
+use crate::config::Proxy;
+use crate::core::{Connection, FleetCommand, FleetEvent, FleetEventKind};
+
+pub(super) struct Task {
+    name: String,
+    client: Client,
+    commands: UnboundedReceiver<FleetCommand>,
+    events: UnboundedSender<FleetEvent>,
+    /// Calls and watches under way; they end with this task.
+    work: JoinSet<()>,
+    watches: HashMap<String, AbortHandle>,
+}
+
+/// Why waiting ended.
+enum Woken {
+    /// Somebody wants it now, or the time has come.
+    Try,
+    /// Nobody is left to tell.
+    Gone,
+}
+
+impl Task {
+    pub fn new(
+        proxy: &Proxy,
+        commands: UnboundedReceiver<FleetCommand>,
+        events: UnboundedSender<FleetEvent>,
+    ) -> Result<Self, CallError> {
+        let client = Client::new(proxy)?;
+        Ok(Self { name: proxy.name.clone(), client, commands, events, work: JoinSet::new(), watches: HashMap::new() })
+    }
+
+    /// Until nobody listens any more.
+    pub async fn run(mut self) {
+        let mut backoff = Backoff::new();
+        self.tell(FleetEventKind::Connection(Connection::Connecting));
+        loop {
+            let Some(error) = self.stay_connected(&mut backoff).await else { return };
+            let error = self.client.explain(error).await;
+            let report = error.report();
+            let wait = match error.refusal() {
+                Some(reason) => {
+                    self.tell(FleetEventKind::Connection(Connection::Refused { reason, error: report }));
+                    None
+                }
+                None => {
+                    let wait = backoff.next();
+                    let next = Timestamp::now().as_millisecond() + wait.as_millis() as i64;
+                    self.tell(FleetEventKind::Connection(Connection::Retrying { error: report, next }));
+                    Some(wait)
+                }
+            };
+            match self.wait(wait, &mut backoff).await {
+                Woken::Try => {}
+                Woken::Gone => return,
+            }
+        }
+    }
+
+    /// Keeps `proxy.watch` open; answers why it ended, or nothing when the console is gone.
+    async fn stay_connected(&mut self, backoff: &mut Backoff) -> Option<CallError> {
+        let client = self.client.clone();
+        let opening = async move { client.stream::<ProxyWatch>(&NoParams {}).await };
+        let mut opening = std::pin::pin!(opening);
+        let mut lines = loop {
+            tokio::select! {
+                opened = &mut opening => match opened {
+                    Ok(lines) => break lines,
+                    Err(error) => return Some(error),
+                },
+                command = self.commands.recv() => self.perform(command?),
+            }
+        };
+        let mut live = false;
+        loop {
+            tokio::select! {
+                line = lines.next() => match line {
+                    Ok(Some(news)) => {
+                        if !std::mem::replace(&mut live, true) {
+                            backoff.reset();
+                            self.tell(FleetEventKind::Connection(Connection::Live));
+                        }
+                        self.tell(FleetEventKind::News(Box::new(news)));
+                    }
+                    Ok(None) => {
+                        let host = self.client.host().to_owned();
+                        return Some(CallError::Cut { host, reason: "the proxy closed it".into() });
+                    }
+                    Err(error) => return Some(error),
+                },
+                command = self.commands.recv() => self.perform(command?),
+                Some(_) = self.work.join_next() => {}
+            }
+        }
+    }
+
+    /// Waits for the time (none: for ever) or for somebody who wants it now; calls go out meanwhile.
+    async fn wait(&mut self, wait: Option<Duration>, backoff: &mut Backoff) -> Woken {
+        let time = async {
+            match wait {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut time = std::pin::pin!(time);
+        loop {
+            tokio::select! {
+                () = &mut time => return Woken::Try,
+                command = self.commands.recv() => match command {
+                    None => return Woken::Gone,
+                    Some(FleetCommand::Reconnect { .. }) => {
+                        backoff.reset();
+                        self.tell(FleetEventKind::Connection(Connection::Connecting));
+                        return Woken::Try;
+                    }
+                    Some(command) => self.perform(command),
+                },
+                Some(_) = self.work.join_next() => {}
+            }
+        }
+    }
+
+    fn perform(&mut self, command: FleetCommand) {
+        match command {
+            FleetCommand::Call { id, request, .. } => {
+                let (client, events, proxy) = (self.client.clone(), self.events.clone(), self.name.clone());
+                self.work.spawn(async move {
+                    let result = match client.call_value(request.method(), request.params()).await {
+                        Ok(result) => request.decode(result),
+                        Err(error) => Err(client.explain(error).await.report()),
+                    };
+                    let _ = events.send(FleetEvent { proxy, kind: FleetEventKind::Reply { id, result } });
+                });
+            }
+            FleetCommand::WatchRun { run, cursor, .. } => {
+                let follower = Follower::new(self.client.clone(), run.clone(), cursor, None);
+                let watch = follow(follower, run.clone(), self.name.clone(), self.events.clone());
+                let handle = self.work.spawn(watch);
+                if let Some(former) = self.watches.insert(run, handle) {
+                    former.abort();
+                }
+                self.watches.retain(|_, watch| !watch.is_finished());
+            }
+            FleetCommand::UnwatchRun { run, .. } => {
+                if let Some(watch) = self.watches.remove(&run) {
+                    watch.abort();
+                }
+            }
+            // Live, or being tried at this moment: nothing to hasten.
+            FleetCommand::Reconnect { .. } => {}
+        }
+    }
+
+    fn tell(&self, kind: FleetEventKind) {
+        // The console is gone: its queue of commands closes too, and that ends this task.
+        let _ = self.events.send(FleetEvent { proxy: self.name.clone(), kind });
+    }
+}
+
+async fn follow(mut follower: Follower, run: String, proxy: String, events: UnboundedSender<FleetEvent>) {
+    let tell = |kind| events.send(FleetEvent { proxy: proxy.clone(), kind }).is_ok();
+    loop {
+        let over = match follower.next().await {
+            Ok(Some(event)) => {
+                if !tell(FleetEventKind::Run { run: run.clone(), event }) {
+                    return;
+                }
+                continue;
+            }
+            Ok(None) => None,
+            Err(error) => Some(error.report()),
+        };
+        tell(FleetEventKind::RunWatchEnded { run, error: over });
+        return;
+    }
+}
