@@ -1,12 +1,13 @@
 //! A disk read over one or several connections that are kept up.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::connection::Connection;
 use crate::{Endpoint, NbdError, handshake};
@@ -67,7 +68,8 @@ struct Inner {
     opening: Mutex<()>,
     turn: AtomicUsize,
     reconnections: AtomicU64,
-    closed: AtomicBool,
+    /// Ends every read at once, be it in the middle of a reconnection.
+    closed: CancellationToken,
 }
 
 /// The place of one connection and of those that replace it.
@@ -137,33 +139,16 @@ impl Client {
         if length == 0 {
             return Ok(Bytes::new());
         }
-        let (mut failures, mut losses) = (0, 0);
-        loop {
-            let connection = inner.connection().await?;
-            let error = match connection.read(offset, length).await {
-                Ok(data) => return Ok(data),
-                Err(error) => error,
-            };
-            if inner.closed.load(Ordering::Acquire) {
-                return Err(NbdError::Closed);
-            }
-            // A connection that broke after it brought others their data is no failure of this read.
-            failures += u32::from(connection.is_alive() || !connection.has_delivered());
-            losses += 1;
-            let attempts = inner.options.attempts.max(1);
-            if !error.is_transient() || failures >= attempts || losses >= attempts.saturating_mul(PATIENCE) {
-                return Err(error);
-            }
-            tracing::debug!(%error, offset, length, "reading again");
-            if connection.is_alive() {
-                sleep(delay(&inner.options, failures)).await;
-            }
+        tokio::select! {
+            biased;
+            () = inner.closed.cancelled() => Err(NbdError::Closed),
+            result = inner.read(offset, length) => result,
         }
     }
 
     /// Ends all connections, each with a disconnect request. Reads that are still waiting fail with [`NbdError::Closed`].
     pub async fn close(&self) {
-        self.inner.closed.store(true, Ordering::Release);
+        self.inner.closed.cancel();
         for lane in &self.inner.lanes {
             let slot = std::mem::replace(&mut *lane.slot.lock().await, Slot::Dead(Arc::new(NbdError::Closed)));
             if let Slot::Open(connection) = slot {
@@ -174,6 +159,29 @@ impl Client {
 }
 
 impl Inner {
+    /// Reads, as often as it takes and is allowed.
+    async fn read(&self, offset: u64, length: usize) -> Result<Bytes, NbdError> {
+        let attempts = self.options.attempts.max(1);
+        let (mut failures, mut losses) = (0, 0);
+        loop {
+            let connection = self.connection().await?;
+            let error = match connection.read(offset, length).await {
+                Ok(data) => return Ok(data),
+                Err(error) => error,
+            };
+            // A connection that broke after it brought others their data is no failure of this read.
+            failures += u32::from(connection.is_alive() || !connection.has_delivered());
+            losses += 1;
+            if !error.is_transient() || failures >= attempts || losses >= attempts.saturating_mul(PATIENCE) {
+                return Err(error);
+            }
+            tracing::debug!(%error, offset, length, "reading again");
+            if connection.is_alive() {
+                sleep(delay(&self.options, failures)).await;
+            }
+        }
+    }
+
     /// A connection that is up, taking turns.
     async fn connection(&self) -> Result<Arc<Connection>, NbdError> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
@@ -215,9 +223,6 @@ impl Inner {
         for attempt in 0..self.options.attempts.max(1) {
             if attempt > 0 {
                 sleep(delay(&self.options, attempt)).await;
-            }
-            if self.closed.load(Ordering::Acquire) {
-                return Err(NbdError::Closed);
             }
             let _one_at_a_time = self.opening.lock().await;
             match open_any(&self.endpoints, number, &self.options, Some(self.size)).await {

@@ -30,6 +30,7 @@ where
     tokio::spawn(async move {
         for number in 0.. {
             let (stream, _) = listener.accept().await.unwrap();
+            stream.set_nodelay(true).unwrap();
             // How a script ends, the client sees.
             tokio::spawn(script(Peer(stream), number));
         }
@@ -418,6 +419,31 @@ async fn every_connection_takes_its_leave() {
     }
     ended.sort_unstable();
     assert_eq!(ended, [0, 1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn closing_does_not_wait_for_a_reconnection() {
+    let (said, mut heard) = mpsc::unbounded_channel();
+    let port = peer(move |mut peer, number| {
+        let said = said.clone();
+        async move {
+            if number == 0 {
+                peer.begin().await?;
+            }
+            said.send(number).unwrap();
+            Ok(())
+        }
+    })
+    .await;
+    let for_ever = Options { retry_delay: Duration::from_secs(3600), ..options() };
+    let client = connect(port, Tls::Plain, for_ever).await.unwrap();
+    let close = async {
+        while heard.recv().await != Some(1) {}
+        client.close().await;
+    };
+    let both = async { tokio::join!(client.read(0, 512), close) };
+    let (result, ()) = tokio::time::timeout(Duration::from_secs(30), both).await.expect("closing takes no time");
+    assert!(matches!(result, Err(NbdError::Closed)), "{result:?}");
 }
 
 #[tokio::test]

@@ -122,8 +122,8 @@ pub enum FormatError {
         /// Entries of the table.
         entries: u32,
     },
-    /// The file would exceed what 32-bit sector numbers reach, 2 TiB.
-    #[error("a VHD file cannot hold {blocks} blocks: sector numbers end at 2 TiB")]
+    /// The file would exceed what 32-bit sector numbers reach, 2 TiB, or the room it has.
+    #[error("a VHD file has no room for {blocks} blocks: sector numbers end at 2 TiB, or the file before")]
     FileTooLong {
         /// Number of blocks.
         blocks: u64,

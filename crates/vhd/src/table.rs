@@ -127,7 +127,8 @@ impl BlockTable {
     /// and that no two share a byte. The block that holds the end of a disk of `virtual_size` bytes may be cut behind that.
     ///
     /// # Errors
-    /// [`FormatError::TableOffset`], [`FormatError::BlockOutside`], [`FormatError::BlocksOverlap`].
+    /// [`FormatError::TableOffset`], [`FormatError::FileTooLong`] for more blocks than there is room, [`FormatError::BlockOutside`],
+    /// [`FormatError::BlocksOverlap`].
     pub fn check(&self, header: &DynamicHeader, virtual_size: u64, end: u64) -> Result<(), FormatError> {
         self.placed(header, virtual_size, end).map(drop)
     }
@@ -135,6 +136,11 @@ impl BlockTable {
     /// The blocks by position with the bytes each takes, bitmap included, under the conditions of [`BlockTable::check`].
     pub(crate) fn placed(&self, header: &DynamicHeader, virtual_size: u64, end: u64) -> Result<Vec<Placed>, FormatError> {
         let area = data_area(header, end)?;
+        // Said before anything is allocated for a table that cannot be true.
+        let count = u64::from(self.count());
+        if count > (area.end - area.start) / STORED_BLOCK as u64 + 1 {
+            return Err(FormatError::FileTooLong { blocks: count });
+        }
         let blocks = self.by_position();
         let mut placed = Vec::with_capacity(blocks.len());
         for (position, &(index, sector)) in blocks.iter().enumerate() {
@@ -230,6 +236,7 @@ mod tests {
         assert!(matches!(check(&[4, 5, ABSENT], end), Err(FormatError::BlocksOverlap { first: 0, second: 1 })));
         assert!(matches!(check(&[4, 4, ABSENT], end), Err(FormatError::BlocksOverlap { .. })));
         assert!(matches!(check(&[4, 0x1005, ABSENT], 4_197_375), Err(FormatError::BlockOutside { index: 1, .. })));
+        assert!(matches!(check(&[4, 4, 4], 4096), Err(FormatError::FileTooLong { blocks: 3 })));
         assert!(matches!(check(&[ABSENT; 3], 1540), Err(FormatError::TableOffset(1536))));
     }
 

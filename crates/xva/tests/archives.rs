@@ -106,6 +106,28 @@ async fn what_is_written_reads_back_compressed_or_not() {
 }
 
 #[test]
+fn tar_itself_can_read_it() {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    let mut tar = Command::new("tar").args(["-t", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    tar.stdin.take().unwrap().write_all(&archive(Compression::None)).unwrap();
+    let output = tar.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let names = String::from_utf8(output.stdout).unwrap();
+    let chunks = names.lines().filter(|name| !name.ends_with(".xxhash")).collect::<Vec<_>>();
+    let expected = [
+        "ova.xml",
+        "Ref:12/00000000",
+        "Ref:12/00000002",
+        "Ref:12/00000003",
+        "Ref:12/00000005",
+        "Ref:12/00000006",
+        "Ref:2/00000000",
+    ];
+    assert_eq!(chunks, expected, "the second is the keep-alive");
+}
+
+#[test]
 fn data_are_not_copied_on_the_way_out() {
     let data = noise(1, CHUNK_SIZE);
     let mut writer = Writer::new();
