@@ -122,6 +122,22 @@ pub enum FormatError {
         /// Entries of the table.
         entries: u32,
     },
+    /// A list of blocks that does not increase.
+    #[error("block {second} is listed after block {first}: blocks are listed once each, in increasing order")]
+    BlockOrder {
+        /// A block.
+        first: u32,
+        /// The one listed after it.
+        second: u32,
+    },
+    /// Another block than the one announced, or the end before all came.
+    #[error("{} came into the VHD stream where {} was announced", block_or_end(*found), block_or_end(*expected))]
+    UnexpectedBlock {
+        /// What was announced; `None` for the end.
+        expected: Option<u32>,
+        /// What came.
+        found: Option<u32>,
+    },
     /// The file would exceed what 32-bit sector numbers reach, 2 TiB, or the room it has.
     #[error("a VHD file has no room for {blocks} blocks: sector numbers end at 2 TiB, or the file before")]
     FileTooLong {
@@ -145,4 +161,8 @@ pub enum FormatError {
     /// Leading and trailing footer differ.
     #[error("the footer at the end of the VHD is not the one at its beginning")]
     FootersDiffer,
+}
+
+fn block_or_end(block: Option<u32>) -> String {
+    block.map_or_else(|| "the end".to_owned(), |index| format!("block {index}"))
 }

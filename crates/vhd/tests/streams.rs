@@ -226,8 +226,13 @@ fn a_writer_refuses_what_does_not_fit() {
     let header = DynamicHeader::for_disk(&footer, None).unwrap();
     let refused = |blocks: &[u32]| Writer::new(&footer, &header, blocks.to_vec()).unwrap_err();
     assert!(matches!(refused(&[3]), FormatError::NoSuchBlock { index: 3, entries: 3 }));
-    assert!(matches!(refused(&[1, 1]), FormatError::BlocksOverlap { .. }));
-    assert!(matches!(refused(&[1, 0]), FormatError::BlocksOverlap { .. }));
+    assert!(matches!(refused(&[1, 1]), FormatError::BlockOrder { .. }));
+    assert!(matches!(refused(&[1, 0]), FormatError::BlockOrder { .. }));
+    let mut writer = Writer::new(&footer, &header, vec![0, 2]).unwrap();
+    let error = writer.block(1, pattern(1)).unwrap_err();
+    assert_eq!(error.to_string(), "block 1 came into the VHD stream where block 0 was announced");
+    let error = writer.finish().unwrap_err();
+    assert_eq!(error.to_string(), "the end came into the VHD stream where block 0 was announced");
     let short = DynamicHeader::new(2, None).unwrap();
     assert!(matches!(Writer::new(&footer, &short, vec![]), Err(FormatError::TooFewEntries { .. })));
 }

@@ -25,7 +25,7 @@ impl Writer {
     /// A stream with exactly these `blocks`, given in increasing order.
     ///
     /// # Errors
-    /// [`FormatError::NoSuchBlock`] for an index beyond the table, [`FormatError::BlocksOverlap`] for one that does not
+    /// [`FormatError::NoSuchBlock`] for an index beyond the table, [`FormatError::BlockOrder`] for one that does not
     /// increase, [`FormatError::FileTooLong`] beyond 2 TiB, [`FormatError::TooFewEntries`] when the header does not fit
     /// the footer.
     pub fn new(footer: &Footer, header: &DynamicHeader, blocks: Vec<u32>) -> Result<Self, FormatError> {
@@ -34,7 +34,7 @@ impl Writer {
             return Err(FormatError::TableOffset(header.table_offset));
         }
         if let Some(pair) = blocks.windows(2).find(|pair| pair[0] >= pair[1]) {
-            return Err(FormatError::BlocksOverlap { first: pair[0], second: pair[1] });
+            return Err(FormatError::BlockOrder { first: pair[0], second: pair[1] });
         }
         let layout = FileLayout::new(header.max_table_entries);
         let mut table = BlockTable::new(header.max_table_entries)?;
@@ -73,11 +73,12 @@ impl Writer {
     /// The next block: its bitmap, and its data as given.
     ///
     /// # Errors
-    /// [`FormatError::NoSuchBlock`] when `index` is not the next one, [`FormatError::Length`] when `data` is not 2 MiB long
+    /// [`FormatError::UnexpectedBlock`] when `index` is not the next one, [`FormatError::Length`] when `data` is not 2 MiB long
     /// (see [`crate::pad_block`]).
     pub fn block(&mut self, index: u32, data: Bytes) -> Result<[Bytes; 2], FormatError> {
-        if self.next_index() != Some(index) {
-            return Err(FormatError::NoSuchBlock { index, entries: self.blocks.len() as u32 });
+        let (expected, found) = (self.next_index(), Some(index));
+        if expected != found {
+            return Err(FormatError::UnexpectedBlock { expected, found });
         }
         if data.len() != BLOCK_SIZE {
             return Err(FormatError::Length { structure: "block", expected: BLOCK_SIZE, found: data.len() });
@@ -89,10 +90,10 @@ impl Writer {
     /// The footer that ends the stream.
     ///
     /// # Errors
-    /// [`FormatError::NoSuchBlock`] with the index of a block that never came.
+    /// [`FormatError::UnexpectedBlock`] when blocks are missing.
     pub fn finish(self) -> Result<Bytes, FormatError> {
         match self.next_index() {
-            Some(index) => Err(FormatError::NoSuchBlock { index, entries: self.written as u32 }),
+            expected @ Some(_) => Err(FormatError::UnexpectedBlock { expected, found: None }),
             None => Ok(self.footer),
         }
     }
