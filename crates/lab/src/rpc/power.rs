@@ -1,0 +1,186 @@
+//! Switching machines on and off.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::vm::{check_not_blocked, check_power, disks, update_allowed_operations};
+use super::{Args, Context, vdi};
+use crate::failure::{Answer, Failure};
+use crate::pool::Pool;
+use crate::record::{self, NULL};
+use crate::store::Store;
+
+/// How long a guest takes until its agent reports.
+const BOOT: Duration = Duration::from_millis(300);
+
+/// Methods that change the power state.
+pub(super) fn call(context: &Context<'_>, method: &str, args: &Args<'_>) -> Option<Answer> {
+    Some(match method {
+        "start" => args.exactly(3).and_then(|()| start(context, args.text(0)?, args.flag(1)?)),
+        "start_on" => args.exactly(4).and_then(|()| start(context, args.text(0)?, args.flag(2)?)),
+        "resume" => args.exactly(3).and_then(|()| resume(context, args.text(0)?, args.flag(1)?)),
+        "clean_shutdown" | "shutdown" => {
+            args.exactly(1).and_then(|()| stop(context, args.text(0)?, "clean_shutdown", &["Running"]))
+        }
+        "hard_shutdown" => {
+            args.exactly(1).and_then(|()| stop(context, args.text(0)?, method, &["Running", "Paused", "Suspended"]))
+        }
+        "suspend" => args.exactly(1).and_then(|()| suspend(context, args.text(0)?)),
+        "pause" => args.exactly(1).and_then(|()| switch(context, args.text(0)?, "pause", "Running", "Paused")),
+        "unpause" => args.exactly(1).and_then(|()| switch(context, args.text(0)?, "unpause", "Paused", "Running")),
+        _ => return None,
+    })
+}
+
+fn start(context: &Context<'_>, vm: &str, paused: bool) -> Answer {
+    let pool = context.pool;
+    let boots = pool.db.with(|store| {
+        check_not_blocked(store, vm, "start")?;
+        check_power(store, vm, &["Halted"])?;
+        if store.flag("VM", vm, "is_a_template")? {
+            return Err(Failure::new("VM_IS_TEMPLATE", [vm]));
+        }
+        let disks = disks(store, vm)?;
+        for (_, vdi) in &disks {
+            vdi::check_not_attached(store, vdi, "attach", None)?;
+        }
+        Ok(disks.into_iter().next().map(|(_, vdi)| vdi))
+    })?;
+    let bootable = boots.is_some_and(|vdi| has_partitions(pool, &vdi));
+    pool.db.with(|store| switch_on(store, pool.master(), vm, paused))?;
+    if !paused && bootable {
+        let (late, vm) = (Arc::clone(pool), vm.to_owned());
+        pool.runtime.spawn(pool.tracker.track_future(async move {
+            tokio::select! {
+                () = tokio::time::sleep(BOOT) => {}
+                () = late.stop.cancelled() => return,
+            }
+            // The machine may be gone or off again by now.
+            let _gone = late.db.with(|store| guest_reports(store, &vm));
+        }));
+    }
+    Ok("".into())
+}
+
+/// Whether the disk begins with a partition table: a restored disk of garbage does not boot, and its agent never reports.
+fn has_partitions(pool: &Pool, vdi: &str) -> bool {
+    let mut sectors = [0; 1024];
+    let read = pool.shelf.view(vdi).is_ok_and(|view| disks::BlockRead::read_at(&view, 0, &mut sectors).is_ok());
+    read && (&sectors[512..520] == b"EFI PART" || sectors[510..512] == [0x55, 0xAA])
+}
+
+/// Sets everything that is set while a machine runs.
+pub(crate) fn switch_on(store: &mut Store, host: &str, vm: &str, paused: bool) -> Result<(), Failure> {
+    store.set("VM", vm, "power_state", if paused { "Paused" } else { "Running" })?;
+    store.set("VM", vm, "resident_on", host)?;
+    let domain = store.all("VM").filter_map(|(_, record)| record["domid"].as_i64()).max().unwrap_or(0) + 1;
+    store.set("VM", vm, "domid", domain)?;
+    attach_devices(store, vm, true)?;
+    let metrics = store.text("VM", vm, "metrics")?;
+    if store.has("VM_metrics", &metrics) {
+        store.set("VM_metrics", &metrics, "start_time", record::now())?;
+    }
+    update_allowed_operations(store, vm)
+}
+
+/// The guest's agent has come up.
+pub(crate) fn guest_reports(store: &mut Store, vm: &str) -> Result<(), Failure> {
+    if store.text("VM", vm, "power_state")? != "Running" || store.text("VM", vm, "guest_metrics")? != NULL {
+        return Ok(());
+    }
+    let guest = store.create(
+        "VM_guest_metrics",
+        json!({
+            "PV_drivers_detected": true, "PV_drivers_version": { "major": "7", "minor": "30", "micro": "0" },
+            "os_version": { "name": "Debian GNU/Linux 12 (bookworm)", "distro": "debian", "major": "12", "minor": "0", "uname": "6.1.0" },
+            "networks": { "0/ip": "192.0.2.10", "0/ipv4/0": "192.0.2.10" }, "last_updated": record::now()
+        }),
+    );
+    store.set("VM", vm, "guest_metrics", guest)
+}
+
+fn attach_devices(store: &mut Store, vm: &str, attached: bool) -> Result<(), Failure> {
+    for vbd in store.refs("VM", vm, "VBDs")? {
+        store.set("VBD", &vbd, "currently_attached", attached)?;
+        let letter = store.text("VBD", &vbd, "userdevice")?.parse::<u8>().ok().filter(|number| *number < 26);
+        let device = letter.filter(|_| attached).map(|number| format!("xvd{}", char::from(b'a' + number)));
+        store.set("VBD", &vbd, "device", device.unwrap_or_default())?;
+    }
+    for vif in store.refs("VM", vm, "VIFs")? {
+        store.set("VIF", &vif, "currently_attached", attached)?;
+    }
+    Ok(())
+}
+
+fn switch_off(store: &mut Store, vm: &str, state: &str) -> Result<(), Failure> {
+    store.set("VM", vm, "power_state", state)?;
+    store.set("VM", vm, "resident_on", NULL)?;
+    store.set("VM", vm, "domid", -1)?;
+    attach_devices(store, vm, false)?;
+    let guest = store.text("VM", vm, "guest_metrics")?;
+    store.set("VM", vm, "guest_metrics", NULL)?;
+    store.remove("VM_guest_metrics", &guest);
+    update_allowed_operations(store, vm)
+}
+
+fn stop(context: &Context<'_>, vm: &str, operation: &str, states: &[&str]) -> Answer {
+    let pool = context.pool;
+    let memory = pool.db.with(|store| {
+        check_not_blocked(store, vm, operation)?;
+        check_power(store, vm, states)?;
+        if store.flag("VM", vm, "is_control_domain")? {
+            return Err(Failure::not_allowed("a control domain is not switched off"));
+        }
+        let memory = store.text("VM", vm, "suspend_VDI")?;
+        store.set("VM", vm, "suspend_VDI", NULL)?;
+        switch_off(store, vm, "Halted")?;
+        store.remove("VDI", &memory);
+        Ok(memory)
+    })?;
+    pool.shelf.remove(&memory)?;
+    Ok("".into())
+}
+
+fn suspend(context: &Context<'_>, vm: &str) -> Answer {
+    let pool = context.pool;
+    let sr = pool.db.with(|store| {
+        check_not_blocked(store, vm, "suspend")?;
+        check_power(store, vm, &["Running"])?;
+        Ok::<_, Failure>(store.all("pool").next().map_or(Value::from(NULL), |(_, pool)| pool["default_SR"].clone()))
+    })?;
+    let memory =
+        vdi::create_disk(pool, json!({ "SR": sr, "name_label": "Suspend image", "type": "suspend", "virtual_size": 16 << 20 }))?;
+    pool.db.with(|store| {
+        switch_off(store, vm, "Suspended")?;
+        store.set("VM", vm, "suspend_VDI", memory)?;
+        Ok("".into())
+    })
+}
+
+fn resume(context: &Context<'_>, vm: &str, paused: bool) -> Answer {
+    let pool = context.pool;
+    let memory = pool.db.with(|store| {
+        check_not_blocked(store, vm, "resume")?;
+        check_power(store, vm, &["Suspended"])?;
+        let memory = store.text("VM", vm, "suspend_VDI")?;
+        store.set("VM", vm, "suspend_VDI", NULL)?;
+        switch_on(store, pool.master(), vm, paused)?;
+        guest_reports(store, vm)?;
+        store.remove("VDI", &memory);
+        Ok::<_, Failure>(memory)
+    })?;
+    pool.shelf.remove(&memory)?;
+    Ok("".into())
+}
+
+fn switch(context: &Context<'_>, vm: &str, operation: &str, from: &str, to: &str) -> Answer {
+    context.pool.db.with(|store| {
+        check_not_blocked(store, vm, operation)?;
+        check_power(store, vm, &[from])?;
+        store.set("VM", vm, "power_state", to)?;
+        update_allowed_operations(store, vm)?;
+        Ok("".into())
+    })
+}
