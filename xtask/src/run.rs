@@ -47,13 +47,6 @@ impl Program {
         self
     }
 
-    /// An environment variable.
-    #[must_use]
-    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
-        self.0.env(name, value);
-        self
-    }
-
     /// Runs it to its end; anything but success is an error.
     pub fn run(mut self) -> Result<()> {
         eprintln!("+ {}", self.shown());
