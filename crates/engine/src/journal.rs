@@ -208,6 +208,10 @@ impl Task {
         self.recorder.write_log(Some(self.id), LogLevel::Warning, message.into());
     }
 
+    pub(crate) fn error(&self, message: impl Into<String>) {
+        self.recorder.write_log(Some(self.id), LogLevel::Error, message.into());
+    }
+
     /// Ends the task.
     pub(crate) fn end(mut self, outcome: Outcome, error: Option<ErrorReport>, result: TaskResult) {
         self.close(outcome, error, result);

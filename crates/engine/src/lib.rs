@@ -4,12 +4,22 @@
 //! announcements of what it is about to create durably and beforehand. In production both live in a process of their
 //! own per run: [`worker`] is the inside of that process, [`spawn`](spawn()) starts it from the daemon.
 
+mod backup;
+pub mod budget;
+mod context;
 mod error;
 mod journal;
 pub mod limit;
 pub mod meter;
+pub mod pipeline;
 pub mod plan;
+mod points;
+mod pool;
+mod recover;
+mod remote;
+mod restore;
 mod run;
+pub mod source;
 mod spawn;
 pub mod worker;
 

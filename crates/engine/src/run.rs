@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use api::{LogLevel, Outcome};
+use api::Outcome;
 use tokio_util::sync::CancellationToken;
 
+use crate::context::Context;
 use crate::error::Error;
 use crate::journal::{Journal, Recorder};
 use crate::plan::{Plan, Work};
+use crate::{backup, points, recover, restore};
 
 /// Executes a plan; the journal has everything, the answer is only its last word.
 ///
@@ -35,10 +37,18 @@ async fn execute(plan: &Plan, recorder: &Arc<Recorder>, cancel: &CancellationTok
     if cancel.is_cancelled() {
         return Err(Error::Cancelled);
     }
-    recorder.log(LogLevel::Info, format!("run {} begins", plan.run));
-    match &plan.work {
-        Work::Backup(_) | Work::Restore(_) | Work::Verify(_) | Work::Remove(_) | Work::Recover(_) => {
-            Err(Error::refused("NOT_SUPPORTED", "this build moves no data yet"))
-        }
-    }
+    let bytes_per_second = match &plan.work {
+        Work::Backup(backup) => backup.max_bytes_per_second,
+        _ => 0,
+    };
+    let context = Context::new(plan, bytes_per_second, Arc::clone(recorder), cancel.clone());
+    let result = match &plan.work {
+        Work::Backup(backup) => backup::backup(&context, backup).await,
+        Work::Restore(restore) => restore::restore(&context, restore).await,
+        Work::Verify(point) => points::verify(&context, point).await,
+        Work::Remove(point) => points::remove(&context, point).await,
+        Work::Recover(recover) => recover::recover(&context, recover).await,
+    };
+    context.close().await;
+    result
 }

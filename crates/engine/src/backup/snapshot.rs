@@ -1,0 +1,289 @@
+//! What a backup does to the pool beside reading: block, snapshot, tag, mark, destroy (backup-repository.md §4.1-4.3).
+//!
+//! Nothing is created before its intent is durable, and every intent is settled where what it announced is gone or
+//! part of a finished whole.
+
+use std::collections::BTreeMap;
+
+use api::{Intent, TaskKind};
+use jiff::Timestamp;
+use xapi::{Destroy, Record, Ref, Vbd, Vdi, Vm};
+
+use super::candidates::{self, Inventory};
+use super::keys;
+use crate::context::Context;
+use crate::error::Error;
+use crate::journal::Task;
+use crate::pool::Pool;
+
+/// Operations that would move the disks away during a run.
+const MIGRATIONS: [&str; 2] = ["pool_migrate", "migrate_send"];
+/// The reason a person sees who tries one of them.
+const MIGRATION_REASON: &str = "VM migration is blocked during backup";
+/// Disks with this in their name are not backed up.
+pub(crate) const NO_BACKUP: &str = "[NOBAK]";
+
+/// How snapshots are destroyed: with their disks, whatever is blocked on them, because they are our own.
+pub(crate) const WITH_DISKS: Destroy = Destroy { disks: true, bypass_blocked: true };
+
+/// Who takes the snapshot.
+pub(crate) struct Owner<'a> {
+    pub(crate) job: &'a str,
+    pub(crate) job_name: &'a str,
+    pub(crate) schedule: &'a str,
+}
+
+/// Migrations blocked on a VM for the time of a run.
+pub(crate) struct Blocked {
+    intent: u32,
+    previous: BTreeMap<String, Option<String>>,
+}
+
+/// Blocks migrations of `vm`.
+pub(crate) async fn block(context: &Context, pool: &Pool, vm: &Record<Vm>) -> Result<Blocked, Error> {
+    let doing = || format!("block migrations of {}", vm.name_label);
+    let previous = pool.client.blocked(&vm.reference, &MIGRATIONS, MIGRATION_REASON).await.map_err(pool.failed(doing()))?;
+    let what = Intent::BlockedOperations { pool: pool.id.clone(), vm: vm.uuid.clone(), previous: previous.clone() };
+    let intent = context.recorder.intend(what).await?;
+    let blocked = Blocked { intent, previous };
+    match pool.client.block(&vm.reference, &MIGRATIONS, MIGRATION_REASON).await {
+        Ok(()) => Ok(blocked),
+        Err(error) => {
+            unblock(context, pool, vm, blocked, None).await;
+            Err(pool.failed(doing())(error))
+        }
+    }
+}
+
+/// Gives the operations back the reasons they had. What fails stays open in the journal, for a recover run.
+pub(crate) async fn unblock(context: &Context, pool: &Pool, vm: &Record<Vm>, blocked: Blocked, task: Option<&Task>) {
+    match pool.client.restore_blocked(&vm.reference, &blocked.previous).await {
+        Ok(()) => context.recorder.settle(blocked.intent),
+        Err(error) if error.is_gone() => context.recorder.settle(blocked.intent),
+        Err(error) => {
+            let error = pool.failed(format!("allow migrations of {} again", vm.name_label))(error);
+            context.warn(task, error.sentence());
+        }
+    }
+}
+
+/// Gives operations that an interrupted run left blocked their reasons back; those blocked by somebody else since stay.
+pub(crate) async fn release_operations(
+    pool: &Pool,
+    vm: &Record<Vm>,
+    previous: &BTreeMap<String, Option<String>>,
+) -> Result<(), Error> {
+    let ours = |operation: &String| vm.blocked_operations.get(operation).is_some_and(|reason| reason == MIGRATION_REASON);
+    let previous = previous.iter().filter(|(operation, _)| ours(operation)).map(|(key, value)| (key.clone(), value.clone()));
+    pool.client
+        .restore_blocked(&vm.reference, &previous.collect())
+        .await
+        .map_err(pool.failed(format!("allow migrations of {} again", vm.name_label)))
+}
+
+/// Reads what is attached to what.
+pub(crate) async fn inventory(pool: &Pool) -> Result<Inventory, Error> {
+    let doing = "list its VMs and disks";
+    let (vms, vdis, vbds) = tokio::try_join!(pool.client.all::<Vm>(), pool.client.all::<Vdi>(), pool.client.all::<Vbd>())
+        .map_err(pool.failed(doing))?;
+    fn by_reference<T>(records: Vec<Record<T>>) -> BTreeMap<Ref, Record<T>> {
+        records.into_iter().map(|record| (record.reference.clone(), record)).collect()
+    }
+    Ok(Inventory { vms: by_reference(vms), vdis: by_reference(vdis), vbds: by_reference(vbds) })
+}
+
+/// Takes the keys of backups off a live VM and its disks, so that snapshots a person makes do not inherit them.
+pub(crate) async fn wipe_keys(pool: &Pool, inventory: &Inventory, vm: &Record<Vm>) -> Result<(), Error> {
+    let wipe = async |class: &str, object: &Ref, config: &BTreeMap<String, String>| {
+        let present: Vec<_> = keys::WIPED.into_iter().filter(|key| config.contains_key(*key)).collect();
+        pool.client.clear_other_config(class, object, &present).await
+    };
+    let result = async {
+        wipe("VM", &vm.reference, &vm.other_config).await?;
+        for vdi in inventory.disks(vm) {
+            wipe("VDI", &vdi.reference, &vdi.other_config).await?;
+        }
+        Ok(())
+    };
+    result.await.map_err(pool.failed(format!("take old backup keys off {}", vm.name_label)))
+}
+
+/// Destroys a snapshot of a job, VM and disks, or the disks alone where the VM is gone.
+pub(crate) async fn destroy(pool: &Pool, snapshot: &candidates::Snapshot) -> xapi::Result<()> {
+    if let Some(vm) = &snapshot.vm {
+        pool.client.destroy_vm(vm, WITH_DISKS).await?;
+    }
+    for disk in &snapshot.disks {
+        pool.client.destroy_vdi(&disk.vdi).await?;
+    }
+    Ok(())
+}
+
+/// Destroys snapshots that nobody needs any more. A failure is a warning: the next run tries again.
+pub(crate) async fn prune(context: &Context, pool: &Pool, vm: &Record<Vm>, owner: &Owner<'_>, keep_base: bool, task: &Task) {
+    let result = async {
+        let inventory = inventory(pool).await?;
+        for leftover in inventory.leftovers(vm) {
+            task.info(format!("destroys snapshot {} that an interrupted run left", leftover.uuid));
+            pool.client
+                .destroy_vm(&leftover.reference, WITH_DISKS)
+                .await
+                .map_err(pool.failed(format!("destroy leftover snapshot {}", leftover.uuid)))?;
+        }
+        let snapshots = inventory.snapshots(vm, owner.job);
+        for snapshot in candidates::surplus(&snapshots, keep_base) {
+            destroy(pool, snapshot)
+                .await
+                .map_err(pool.failed(format!("destroy the snapshot of {} taken {}", vm.name_label, snapshot.datetime)))?;
+        }
+        Ok::<_, Error>(())
+    };
+    if let Err(error) = result.await {
+        context.warn(Some(task), error.sentence());
+    }
+}
+
+/// A snapshot of this run.
+pub(crate) struct Taken {
+    intent: u32,
+    pub(crate) vm: Record<Vm>,
+}
+
+/// Takes a snapshot of `vm`, tags it and gives it its name.
+pub(crate) async fn take(
+    context: &Context,
+    pool: &Pool,
+    inventory: &Inventory,
+    vm: &Record<Vm>,
+    owner: &Owner<'_>,
+    parent: &Task,
+) -> Result<Taken, Error> {
+    let task = parent.part(TaskKind::Snapshot, format!("snapshot of {}", vm.name_label), Some(vm.uuid.clone()));
+    let what = |snapshot: Option<String>| Intent::Snapshot {
+        pool: pool.id.clone(),
+        vm: vm.uuid.clone(),
+        job: owner.job.to_owned(),
+        snapshot,
+    };
+    let result = async {
+        let intent = context.recorder.intend(what(None)).await?;
+        match take_and_tag(context, pool, inventory, vm, owner, |uuid| context.recorder.refine(intent, what(Some(uuid)))).await {
+            Ok(vm) => Ok(Taken { intent, vm }),
+            Err(error) => {
+                destroy_untagged(context, pool, vm, intent, &task).await;
+                Err(error)
+            }
+        }
+    };
+    let result = result.await;
+    task.settle(&result);
+    result
+}
+
+async fn take_and_tag<F>(
+    context: &Context,
+    pool: &Pool,
+    inventory: &Inventory,
+    vm: &Record<Vm>,
+    owner: &Owner<'_>,
+    named: impl FnOnce(String) -> F,
+) -> Result<Record<Vm>, Error>
+where
+    F: Future<Output = Result<(), crate::JournalError>>,
+{
+    let doing = |what: &str| pool.failed(format!("{what} {}", vm.name_label));
+    let ignored: Vec<Ref> = inventory
+        .disks(vm)
+        .into_iter()
+        .filter(|vdi| vdi.name_label.contains(NO_BACKUP))
+        .map(|vdi| vdi.reference.clone())
+        .collect();
+    let taking = pool.client.snapshot_vm(&vm.reference, keys::TEMPORARY_NAME, &ignored);
+    let reference = context.unless_cancelled(taking).await?.map_err(doing("snapshot"))?;
+    let snapshot = pool.get::<Vm>(&reference).await?;
+    named(snapshot.uuid.clone()).await?;
+    tag(pool, &snapshot, vm, owner).await.map_err(doing("tag the snapshot of"))?;
+    // Read again: what a restore point stores is the snapshot as it is now.
+    pool.get::<Vm>(&reference).await
+}
+
+async fn tag(pool: &Pool, snapshot: &Record<Vm>, vm: &Record<Vm>, owner: &Owner<'_>) -> xapi::Result<()> {
+    let datetime = keys::datetime(Timestamp::now());
+    let tags = [
+        (keys::DATETIME, datetime.as_str()),
+        (keys::JOB, owner.job),
+        (keys::QCOW2_FIX, "true"),
+        (keys::SCHEDULE, owner.schedule),
+        (keys::VM, vm.uuid.as_str()),
+    ];
+    let disks = pool.client.disks(&snapshot.reference).await?;
+    for (_, vdi) in &disks {
+        for (key, value) in tags.into_iter().chain([(keys::CONTENT, vdi.uuid.as_str())]) {
+            pool.client.set_other_config("VDI", &vdi.reference, key, value).await?;
+        }
+    }
+    for (key, value) in tags {
+        pool.client.set_other_config("VM", &snapshot.reference, key, value).await?;
+    }
+    // The name comes last: as long as it is the temporary one, the snapshot is a leftover.
+    let name = keys::snapshot_name(owner.job_name, &vm.name_label);
+    pool.client.set_field("VM", &snapshot.reference, "name_label", name).await
+}
+
+/// Destroys what a failed or cancelled snapshot may have left under the temporary name.
+async fn destroy_untagged(context: &Context, pool: &Pool, vm: &Record<Vm>, intent: u32, task: &Task) {
+    let result = async {
+        for leftover in inventory(pool).await?.leftovers(vm) {
+            let doing = pool.failed(format!("destroy the unfinished snapshot of {}", vm.name_label));
+            pool.client.destroy_vm(&leftover.reference, WITH_DISKS).await.map_err(doing)?;
+        }
+        Ok::<_, Error>(())
+    };
+    match result.await {
+        Ok(()) => context.recorder.settle(intent),
+        Err(error) => context.warn(Some(task), error.sentence()),
+    }
+}
+
+/// Destroys a snapshot of this run. What fails stays open in the journal, for a recover run.
+pub(crate) async fn discard(context: &Context, pool: &Pool, taken: Taken, task: &Task) {
+    match pool.client.destroy_vm(&taken.vm.reference, WITH_DISKS).await {
+        Ok(()) => context.recorder.settle(taken.intent),
+        Err(error) => {
+            let error = pool.failed(format!("destroy the snapshot {}", taken.vm.uuid))(error);
+            context.warn(Some(task), error.sentence());
+        }
+    }
+}
+
+/// Marks a snapshot as a base for the next delta: everything of it is in a restore point.
+pub(crate) async fn mark_exported(
+    context: &Context,
+    pool: &Pool,
+    taken: &Taken,
+    disks: &[Ref],
+    chain_length: u32,
+) -> Result<(), Error> {
+    let length = chain_length.to_string();
+    let marks = [(keys::CHAIN_LENGTH, length.as_str()), (keys::EXPORTED, "true")];
+    let objects = disks.iter().map(|disk| ("VDI", disk)).chain([("VM", &taken.vm.reference)]);
+    for (class, object) in objects {
+        for (key, value) in marks {
+            pool.client
+                .set_other_config(class, object, key, value)
+                .await
+                .map_err(pool.failed("mark the snapshot as exported"))?;
+        }
+    }
+    context.recorder.settle(taken.intent);
+    Ok(())
+}
+
+/// Turns change tracking on where it is off, so that the next delta knows what to read. A pool that cannot is named.
+pub(crate) async fn enable_tracking(pool: &Pool, inventory: &Inventory, vm: &Record<Vm>, task: &Task) {
+    for vdi in inventory.disks(vm).into_iter().filter(|vdi| !vdi.cbt_enabled && !vdi.name_label.contains(NO_BACKUP)) {
+        if let Err(error) = pool.client.enable_cbt(&vdi.reference).await {
+            task.info(format!("changed blocks of {} are not tracked: {}", vdi.name_label, crate::error::sentence(&error)));
+        }
+    }
+}
