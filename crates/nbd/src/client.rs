@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -182,40 +182,41 @@ impl Inner {
         }
     }
 
-    /// A connection that is up, taking turns.
+    /// A connection that is up, taking turns. A lane that is just being connected again is passed over while another
+    /// is free.
     async fn connection(&self) -> Result<Arc<Connection>, NbdError> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let mut last = None;
-        for step in 0..self.lanes.len() {
-            let number = turn.wrapping_add(step) % self.lanes.len();
-            match self.connection_of(number).await {
-                Ok(connection) => return Ok(connection),
-                Err(reason) => last = Some(reason),
+        let order = (0..self.lanes.len()).map(|step| turn.wrapping_add(step) % self.lanes.len());
+        for number in order.clone() {
+            if let Ok(slot) = self.lanes[number].slot.try_lock()
+                && let Ok(connection) = self.connection_in(slot, number).await
+            {
+                return Ok(connection);
             }
         }
-        Err(last.map_or(NbdError::NoEndpoint, NbdError::Lost))
+        let mut last = NbdError::NoEndpoint;
+        for number in order {
+            match self.connection_in(self.lanes[number].slot.lock().await, number).await {
+                Ok(connection) => return Ok(connection),
+                Err(reason) => last = NbdError::Lost(reason),
+            }
+        }
+        Err(last)
     }
 
-    /// The connection of a lane, made again if it broke. Whoever comes meanwhile waits for the same new one.
-    async fn connection_of(&self, number: usize) -> Result<Arc<Connection>, Arc<NbdError>> {
-        let mut slot = self.lanes[number].slot.lock().await;
+    /// The connection of a lane, made again if it broke. Whoever comes meanwhile finds the lane locked.
+    async fn connection_in(&self, mut slot: MutexGuard<'_, Slot>, number: usize) -> Result<Arc<Connection>, Arc<NbdError>> {
         match &*slot {
             Slot::Open(connection) if connection.is_alive() => return Ok(Arc::clone(connection)),
             Slot::Dead(reason) => return Err(Arc::clone(reason)),
             Slot::Open(_) => {}
         }
-        match self.reopen(number).await {
-            Ok(connection) => {
-                let connection = Arc::new(connection);
-                *slot = Slot::Open(Arc::clone(&connection));
-                Ok(connection)
-            }
-            Err(reason) => {
-                let reason = Arc::new(reason);
-                *slot = Slot::Dead(Arc::clone(&reason));
-                Err(reason)
-            }
-        }
+        let reopened = self.reopen(number).await.map(Arc::new).map_err(Arc::new);
+        *slot = match &reopened {
+            Ok(connection) => Slot::Open(Arc::clone(connection)),
+            Err(reason) => Slot::Dead(Arc::clone(reason)),
+        };
+        reopened
     }
 
     async fn reopen(&self, number: usize) -> Result<Connection, NbdError> {
