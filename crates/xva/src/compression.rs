@@ -116,7 +116,10 @@ impl Decompressor {
             Decoder::Gzip { decoder } => {
                 let complete = decoder.try_finish();
                 sink(decoder.get_ref())?;
-                complete.map_err(|_| self.cut())
+                // The decoder has one complaint for a wrong checksum and a cut one; behind a whole one it takes no byte.
+                let corrupt = complete.as_ref().is_err_and(|source| source.kind() != io::ErrorKind::UnexpectedEof);
+                let whole = corrupt && matches!(decoder.write(&[0]), Ok(0));
+                complete.map_err(|source| if whole { damage(Compression::Gzip, self.position)(source) } else { self.cut() })
             }
             Decoder::Zstd { in_frame, .. } => {
                 if *in_frame {

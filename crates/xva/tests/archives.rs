@@ -192,6 +192,17 @@ async fn damage_is_found_where_it_is() {
 }
 
 #[test]
+fn a_wrong_checksum_of_the_compressed_stream_is_damage_and_no_cut() {
+    for compression in [Compression::Gzip, Compression::Zstd] {
+        let mut bytes = small_archive(compression);
+        // gzip ends with checksum and length of four bytes each, zstd with a checksum of four.
+        let place = bytes.len() - if compression == Compression::Gzip { 6 } else { 2 };
+        bytes[place] ^= 1;
+        assert!(matches!(validate(&bytes, 1000), Err(XvaError::Compressed { .. })), "{compression}");
+    }
+}
+
+#[test]
 fn more_zeros_at_the_end_are_tolerated_but_nothing_else() {
     let mut bytes = archive(Compression::None);
     bytes.resize(bytes.len() + 8192, 0);
