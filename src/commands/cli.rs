@@ -1,5 +1,6 @@
 //! The command line: one definition for parsing, `--help` and the documentation.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -70,6 +71,8 @@ pub enum Colors {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run a simulated site or two: pools with VMs, proxies, remotes, and the console on them
+    Lab(Lab),
     /// The proxies this console knows
     #[command(subcommand)]
     Proxy(ProxyCommand),
@@ -94,6 +97,55 @@ pub enum Command {
     /// The restore points
     #[command(subcommand)]
     Backup(BackupCommand),
+}
+
+/// `lab`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Lab {
+    /// Run without a screen until SIGTERM or ctrl-C, and keep everything in --dir
+    #[arg(long, requires = "dir")]
+    pub serve: bool,
+    /// Folder of the lab, kept afterwards [default: a temporary one that goes with it]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Small disks: quick to build, for tests
+    #[arg(long)]
+    pub small: bool,
+    /// Something done to a running lab.
+    #[command(subcommand)]
+    pub command: Option<LabCommand>,
+}
+
+/// `lab …`.
+#[derive(Debug, Subcommand)]
+pub enum LabCommand {
+    /// Change a share of the blocks of a VM's disks, as its guest would
+    Mutate {
+        /// Folder of the lab
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// The VM, by name or UUID
+        #[arg(long, value_name = "NAME")]
+        vm: String,
+        /// Share of the blocks, in percent
+        #[arg(long, value_name = "N", value_parser = percent)]
+        percent: f64,
+    },
+    /// Become a program that ends when its parent does
+    #[command(hide = true)]
+    Guard {
+        /// Process id of the parent
+        parent: i32,
+        /// The program and its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        program: Vec<OsString>,
+    },
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let expected = "expected a number above 0, at most 100".to_owned();
+    text.parse().ok().filter(|percent| *percent > 0.0 && *percent <= 100.0).ok_or(expected)
 }
 
 /// `proxy …`.

@@ -4,6 +4,7 @@ pub mod cli;
 mod context;
 mod failure;
 mod job;
+mod lab;
 mod objects;
 mod output;
 mod proxy;
@@ -14,18 +15,22 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Cli, Colors, Command, Common, Screen};
+use cli::{Cli, Colors, Command, Common, Lab, LabCommand, Screen};
 use context::Context;
 pub use failure::Exit;
 use failure::Failure;
 
-use crate::config::Config;
+use crate::config::{Config, Console, Proxy};
 use crate::core::ProxyEntry;
 use crate::fleet::Fleet;
+use crate::tui::TuiError;
 
 /// The program: parses the command line and does what it says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(Command::Lab(Lab { command: Some(LabCommand::Guard { parent, program }), .. })) = &cli.command {
+        return lab::guard(*parent, program);
+    }
     let json = cli.common.json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -51,6 +56,7 @@ pub fn main() -> ExitCode {
 async fn perform(Cli { common, screen, command }: Cli) -> Result<(), Failure> {
     let Some(command) = command else { return console(&common, &screen).await };
     match command {
+        Command::Lab(arguments) => lab::run(&common, &screen, arguments).await,
         Command::Proxy(command) => proxy::run(&common, command).await,
         Command::Pool(command) => objects::pool(&Context::new(&common)?, command).await,
         Command::Vm(command) => objects::vm(&Context::new(&common)?, command).await,
@@ -74,32 +80,34 @@ async fn console(common: &Common, screen: &Screen) -> Result<(), Failure> {
             return Err(Failure::usage(format!("there is no proxy {only:?} in the configuration")));
         }
     }
-    let entry = |proxy: &crate::config::Proxy| ProxyEntry {
-        name: proxy.name.clone(),
-        url: proxy.url.as_str().trim_end_matches('/').to_owned(),
-    };
-    let options = crate::tui::Options {
-        proxies: proxies.iter().map(entry).collect(),
-        read_only: common.read_only || config.console.read_only,
-        colors: screen.colors.map(|colors| {
-            match colors {
-                Colors::None => "none",
-                Colors::Sixteen => "16",
-                Colors::Palette => "256",
-                Colors::True => "true",
-            }
-            .to_owned()
-        }),
-        ascii: screen.ascii.then_some(true).or(config.console.ascii),
-        theme: screen.theme.clone().or(config.console.theme),
-        keymap: config.console.keymap,
-    };
-    for notice in notices {
-        output::aside(&notice);
-    }
+    let options = crate::tui::Options { notices, ..options(common, screen, config.console, &proxies) };
     let (fleet, events) = Fleet::start(&proxies);
-    crate::tui::run(options, events, fleet).await.map_err(|error| match error {
-        crate::tui::TuiError::NoTerminal => Failure::usage(error.to_string()),
-        error => Failure::failed("TERMINAL", error.to_string()),
-    })
+    crate::tui::run(options, events, fleet).await.map_err(terminal_failure)
+}
+
+/// What the screen is told: flags before configuration.
+fn options(common: &Common, screen: &Screen, console: Console, proxies: &[Proxy]) -> crate::tui::Options {
+    let entry = |proxy: &Proxy| ProxyEntry { name: proxy.name.clone(), url: proxy.url.as_str().trim_end_matches('/').to_owned() };
+    let colors = |colors| match colors {
+        Colors::None => "none",
+        Colors::Sixteen => "16",
+        Colors::Palette => "256",
+        Colors::True => "true",
+    };
+    crate::tui::Options {
+        proxies: proxies.iter().map(entry).collect(),
+        read_only: common.read_only || console.read_only,
+        colors: screen.colors.map(|chosen| colors(chosen).to_owned()),
+        ascii: screen.ascii.then_some(true).or(console.ascii),
+        theme: screen.theme.clone().or(console.theme),
+        keymap: console.keymap,
+        notices: Vec::new(),
+    }
+}
+
+fn terminal_failure(error: TuiError) -> Failure {
+    match error {
+        TuiError::NoTerminal => Failure::usage(error.to_string()),
+        TuiError::Terminal(_) | TuiError::Panicked => Failure::failed("TERMINAL", error.to_string()),
+    }
 }

@@ -253,6 +253,14 @@ fn to_value(params: &impl serde::Serialize) -> Value {
     serde_json::to_value(params).expect("parameters are plain data: no map with keys that are not strings")
 }
 
+/// An HTTP client that accepts one certificate only, and no detours.
+///
+/// # Errors
+/// It cannot be made.
+pub fn pinned_http(pinned: Fingerprint) -> reqwest::Result<reqwest::Client> {
+    http(Trust::Pinned(pinned))
+}
+
 fn http(trust: Trust) -> reqwest::Result<reqwest::Client> {
     tls::install_provider();
     reqwest::Client::builder()

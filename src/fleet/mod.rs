@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
-pub use client::{Client, Lines};
+pub use client::{Client, Lines, pinned_http};
 pub use error::CallError;
 pub use follow::Follower;
 

@@ -1,0 +1,252 @@
+//! One site of a lab: its `backhauld`, with the pool and the remote it is told about.
+
+use std::fs;
+use std::io::{self, Seek as _, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use api::{IdParams, NoParams, Pool, PoolAdd, PoolList, PoolRemove, RemoteAdd, RemoteAddParams, RemoteList};
+use lab::PoolHandle;
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+use tls::Fingerprint;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
+
+use super::{inventory, pool_params, private_dir};
+use crate::commands::failure::Failure;
+use crate::commands::output;
+use crate::config::{Proxy, Token, check_url, write_private};
+use crate::fleet::Client;
+
+/// For a daemon to say that it is ready: it opens a small database, and makes a certificate the first time.
+const READY: Duration = Duration::from_secs(60);
+/// For a daemon to end by itself.
+const END: Duration = Duration::from_secs(15);
+/// Before a daemon that died is started again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// A site.
+pub(super) struct Site {
+    program: PathBuf,
+    dir: PathBuf,
+    proxy: Proxy,
+    remote: inventory::Remote,
+    child: Child,
+}
+
+/// What a daemon says on standard output once it answers.
+#[derive(Deserialize)]
+struct Ready {
+    address: SocketAddr,
+    #[serde(deserialize_with = "fingerprint")]
+    fingerprint: Fingerprint,
+}
+
+fn fingerprint<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Fingerprint, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+/// The daemon's program: beside this one, else in `PATH`.
+pub(super) fn find_program() -> Result<PathBuf, Failure> {
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.canonicalize().ok()?.parent()?.join("backhauld")));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let in_path = std::env::split_paths(&path).map(|dir| dir.join("backhauld"));
+    beside.into_iter().chain(in_path).find(|program| program.is_file()).ok_or_else(|| {
+        Failure::failed("NO_DAEMON", "the lab needs the program backhauld, and it is neither beside backhaul nor in PATH")
+            .next("cargo build --package daemon, or install the package that holds it")
+    })
+}
+
+impl Site {
+    /// Starts the daemon of a pool's site, and tells it its pool and its remote if it does not know them.
+    pub async fn start(lab: &Path, program: &Path, pool: &PoolHandle) -> Result<Self, Failure> {
+        let name = pool.name().to_owned();
+        let folder: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
+        let dir = lab.join("sites").join(&folder);
+        private_dir(&dir)?;
+        let token = token(&dir.join("token"))?;
+        let (child, ready) = match launch(program, &dir, &name, kept_port(&dir)).await {
+            // The port of last time is taken: any other will do, its client has not been told yet.
+            Err(_) if kept_port(&dir) != 0 => launch(program, &dir, &name, 0).await?,
+            launched => launched?,
+        };
+        let url = check_url(&format!("https://{}", ready.address)).map_err(|error| Failure::failed("LAB", error))?;
+        let proxy = Proxy { name: name.clone(), url, token, fingerprint: ready.fingerprint };
+        let port = dir.join("port");
+        fs::write(&port, ready.address.port().to_string()).map_err(|error| Failure::file("write", &port, &error))?;
+
+        let path = lab.join("remotes").join(&folder);
+        private_dir(&path)?;
+        let url = format!("file://{}", path.display());
+        let remote = inventory::Remote { proxy: name.clone(), name: format!("{name}-backups"), url, path };
+        let site = Self { program: program.to_owned(), dir, proxy, remote, child };
+        site.introduce(pool).await?;
+        Ok(site)
+    }
+
+    /// Tells the daemon of its pool and its remote, through the door that everybody uses.
+    async fn introduce(&self, pool: &PoolHandle) -> Result<(), Failure> {
+        let client = Client::new(&self.proxy)?;
+        let wanted = pool_params(pool);
+        let known = client.call::<PoolList>(&NoParams {}).await?;
+        let same = |known: &Pool| Some(&known.name) == wanted.name.as_ref();
+        match known.iter().find(|known| same(known)) {
+            Some(known) if known.url == wanted.url => {}
+            other => {
+                if let Some(moved) = other {
+                    client.call::<PoolRemove>(&IdParams { id: moved.id.clone() }).await?;
+                }
+                client.call::<PoolAdd>(&wanted).await?;
+            }
+        }
+        let known = client.call::<RemoteList>(&NoParams {}).await?;
+        if !known.iter().any(|known| known.name == self.remote.name) {
+            let params = RemoteAddParams { name: self.remote.name.clone(), url: self.remote.url.clone() };
+            client.call::<RemoteAdd>(&params).await?;
+        }
+        Ok(())
+    }
+
+    /// The proxy as a console's configuration knows it.
+    pub fn entry(&self) -> Proxy {
+        self.proxy.clone()
+    }
+
+    /// Where it writes.
+    pub fn remote(&self) -> inventory::Remote {
+        let inventory::Remote { proxy, name, url, path } = &self.remote;
+        inventory::Remote { proxy: proxy.clone(), name: name.clone(), url: url.clone(), path: path.clone() }
+    }
+
+    /// Starts the daemon again whenever it has ended, on its port and state.
+    pub async fn keep_running(&mut self) {
+        loop {
+            let _ = self.child.wait().await;
+            tracing::warn!(proxy = self.proxy.name, "the daemon ended; starting it again");
+            tokio::time::sleep(PAUSE).await;
+            match launch(&self.program, &self.dir, &self.proxy.name, kept_port(&self.dir)).await {
+                Ok((child, _)) => self.child = child,
+                Err(failure) => tracing::warn!(proxy = self.proxy.name, ?failure, "the daemon does not start"),
+            }
+        }
+    }
+
+    /// Asks the daemon to end, and makes it.
+    pub async fn stop(mut self) {
+        if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id as i32)) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        if tokio::time::timeout(END, self.child.wait()).await.is_err() {
+            output::aside(&format!("proxy {} does not end by itself; killing it", self.proxy.name));
+            let _ = self.child.kill().await;
+        }
+    }
+}
+
+fn kept_port(dir: &Path) -> u16 {
+    fs::read_to_string(dir.join("port")).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// The token of before, or a new one.
+fn token(path: &Path) -> Result<Token, Failure> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let token = random_token().map_err(|error| Failure::failed("LAB", format!("no random numbers: {error}")))?;
+            write_private(path, &token).map_err(|error| Failure::file("write", path, &error))?;
+            token
+        }
+        Err(error) => return Err(Failure::file("read", path, &error)),
+    };
+    Token::new(&text).map_err(|error| Failure::failed("LAB", format!("{}: {error}", path.display())))
+}
+
+fn random_token() -> io::Result<String> {
+    let mut bytes = [0; 24];
+    io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Writes the daemon's configuration, starts it, and waits until it answers.
+async fn launch(program: &Path, dir: &Path, name: &str, port: u16) -> Result<(Child, Ready), Failure> {
+    let file = dir.join("backhauld.toml");
+    let config: toml::Table = [
+        ("name".to_owned(), name.into()),
+        ("site".to_owned(), name.into()),
+        ("listen".to_owned(), format!("127.0.0.1:{port}").into()),
+        ("state_dir".to_owned(), "state".into()),
+        ("token_file".to_owned(), "token".into()),
+    ]
+    .into_iter()
+    .collect();
+    write_private(&file, &config.to_string()).map_err(|error| Failure::file("write", &file, &error))?;
+    let log_path = dir.join("backhauld.log");
+    let log = fs::File::options().create(true).append(true).mode(0o600).open(&log_path);
+    let mut log = log.map_err(|error| Failure::file("open", &log_path, &error))?;
+    let begin = log.seek(io::SeekFrom::End(0)).map_err(|error| Failure::file("read", &log_path, &error))?;
+    let me = std::env::current_exe().map_err(|error| Failure::failed("LAB", format!("cannot find this program: {error}")))?;
+
+    let spawned = Command::new(me)
+        .args(["lab", "guard", &std::process::id().to_string()])
+        .arg(program)
+        .arg("--config")
+        .arg(&file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::from(log))
+        // A ctrl-C on the terminal is for the lab, which then stops its daemons in order.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn();
+    let mut child = spawned.map_err(|error| Failure::file("run", program, &error))?;
+    let Some(stdout) = child.stdout.take() else { return Err(Failure::failed("LAB", "the daemon has no standard output")) };
+    match tokio::time::timeout(READY, ready(stdout)).await {
+        Ok(Some(ready)) => Ok((child, ready)),
+        outcome => {
+            let _ = child.kill().await;
+            let how = if outcome.is_err() { "says nothing" } else { "ended at once" };
+            let text = fs::read(&log_path).unwrap_or_default();
+            let tail = String::from_utf8_lossy(text.get(begin as usize..).unwrap_or_default()).trim().to_owned();
+            let mut report = api::ErrorReport::new("NO_DAEMON", format!("the daemon of site {name} {how}"));
+            report.causes.extend((!tail.is_empty()).then_some(tail));
+            let report = report.with_next(format!("see {}", log_path.display()));
+            Err(Failure { exit: crate::commands::Exit::Failed, report: Some(report) })
+        }
+    }
+}
+
+/// Waits for the line that says where the daemon answers, then keeps its output flowing into nothing.
+async fn ready(stdout: ChildStdout) -> Option<Ready> {
+    let mut lines = BufReader::new(stdout).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if let Ok(ready) = serde_json::from_str::<Ready>(&line) {
+            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+            return Some(ready);
+        }
+    }
+    None
+}
+
+/// `backhaul lab guard PARENT PROGRAM…`: becomes the program, which then ends when its parent does, even by `kill -9`.
+///
+/// The wish to be told of a parent's death is the child's to utter, and survives `exec`; between `fork` and `exec` it could
+/// only be uttered by unsafe code, so a process of our own stands between.
+pub fn guard(parent: i32, program: &[std::ffi::OsString]) -> ExitCode {
+    let Some((program, arguments)) = program.split_first() else { return ExitCode::from(2) };
+    #[cfg(target_os = "linux")]
+    {
+        let asked = rustix::process::set_parent_process_death_signal(Some(Signal::TERM));
+        // The parent may have died before we asked.
+        if asked.is_err() || rustix::process::getppid().map(Pid::as_raw_pid) != Some(parent) {
+            return ExitCode::FAILURE;
+        }
+    }
+    let error = std::process::Command::new(program).args(arguments).exec();
+    let _ = writeln!(io::stderr(), "cannot run {}: {error}", Path::new(program).display());
+    ExitCode::FAILURE
+}
