@@ -9,8 +9,11 @@ use bytes::Bytes;
 
 use crate::{Capabilities, DiskFile, Durability, Entry, Kind, RepoPath, Result, Space, Stat, Storage, StorageError};
 
-/// Counts the changes made through it; the one with the chosen number is cut (a positioned write in the middle, any
-/// other change before it happens), and from then on everything fails, reads included, as after the death of the
+/// What a medium writes whole or not at all, bytes.
+const SECTOR: usize = 512;
+
+/// Counts the changes made through it; the one with the chosen number is cut (a positioned write at a sector in the
+/// middle, any other change before it happens), and from then on everything fails, reads included, as after the death of the
 /// process.
 #[derive(Debug, Clone)]
 pub struct CrashPoint {
@@ -200,8 +203,10 @@ impl DiskFile for CrashFile {
 
     async fn write_at(&self, offset: u64, parts: Vec<Bytes>) -> Result<()> {
         if self.fuse.change("write", &self.path)? {
-            let whole = parts.concat();
-            self.inner.write_at(offset, vec![Bytes::copy_from_slice(&whole[..whole.len() / 2])]).await?;
+            // Sectors are written whole or not at all; half of them have made it.
+            let whole = Bytes::from(parts.concat());
+            let cut = whole.len() / 2 / SECTOR * SECTOR;
+            self.inner.write_at(offset, vec![whole.slice(..cut)]).await?;
             return Err(Fuse::dead("write", &self.path));
         }
         self.fuse.alive("write", &self.path)?;
