@@ -7,6 +7,7 @@ pub mod act;
 pub mod action;
 pub mod boundary;
 pub mod effect;
+pub mod fixture;
 pub mod format;
 pub mod forms;
 pub mod fuzzy;

@@ -100,8 +100,6 @@ pub struct Table {
     pub cursor: usize,
     /// Id of the selected row.
     pub selected: Option<String>,
-    /// First visible position; kept so that the list does not jump.
-    pub offset: usize,
     /// Rows in all, before the filter.
     pub total: usize,
     haystacks: Vec<String>,
@@ -197,17 +195,9 @@ impl Table {
         self.select(rows, self.cursor.saturating_add_signed(by).min(last));
     }
 
-    /// The first position to draw when `height` rows fit.
-    pub fn first_visible(&self, height: usize) -> usize {
-        let last_start = self.order.len().saturating_sub(height);
-        let offset = self.offset.min(last_start);
-        if self.cursor < offset {
-            self.cursor
-        } else if height > 0 && self.cursor >= offset + height {
-            self.cursor + 1 - height
-        } else {
-            offset
-        }
+    /// What a drawing needs, without the copy of the rows that filtering keeps.
+    pub fn view(&self, offset: usize) -> TableView<'_> {
+        TableView { order: &self.order, cursor: self.cursor, offset, sort: self.sort }
     }
 
     /// Forgets filter and its typing; answers whether there was one.
@@ -230,6 +220,34 @@ impl Table {
     /// Turns the direction of the sort round.
     pub fn reverse_sort(&mut self) {
         self.sort = self.sort.map_or(Some((0, true)), |(column, descending)| Some((column, !descending)));
+    }
+}
+
+/// A table as it is drawn.
+#[derive(Debug, Clone, Copy)]
+pub struct TableView<'a> {
+    /// Rows shown, as indices into the [`Rows`].
+    pub order: &'a [u32],
+    /// Position of the selection.
+    pub cursor: usize,
+    /// First visible position last time, so that the list does not jump.
+    pub offset: usize,
+    /// Column and direction.
+    pub sort: Option<(usize, bool)>,
+}
+
+impl TableView<'_> {
+    /// The first position to draw when `height` rows fit.
+    pub fn first_visible(&self, height: usize) -> usize {
+        let last_start = self.order.len().saturating_sub(height);
+        let offset = self.offset.min(last_start);
+        if self.cursor < offset {
+            self.cursor
+        } else if height > 0 && self.cursor >= offset + height {
+            self.cursor + 1 - height
+        } else {
+            offset
+        }
     }
 }
 
@@ -346,7 +364,7 @@ mod tests {
                 table.refresh(&rows, n as u64 / 3);
                 table.step(&rows, step);
                 prop_assert!(table.order.is_empty() || table.cursor < table.order.len());
-                prop_assert!(table.first_visible(3) <= table.cursor);
+                prop_assert!(table.view(0).first_visible(3) <= table.cursor);
             }
         }
     }

@@ -1,0 +1,246 @@
+//! One frame: the state goes in, cells come out.
+
+use std::collections::HashMap;
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::{Position, Rect};
+use ratatui::style::Style;
+
+use super::layout::{Areas, MINIMUM, Wants, areas};
+use super::paint::Painter;
+use super::widgets;
+use crate::core::State;
+use crate::core::act::availability;
+use crate::core::action::{ACTIONS, Context};
+use crate::core::rich::{Glyph, Line, Role, Span};
+use crate::core::screens::{self, Screen, TABS, messages};
+use crate::core::text::width;
+
+/// Draws frames. Remembers only how far each list is scrolled.
+#[derive(Debug, Clone)]
+pub struct View {
+    painter: Painter,
+    offsets: HashMap<Context, usize>,
+}
+
+impl View {
+    /// A view that draws with this painter.
+    pub fn new(painter: Painter) -> Self {
+        Self { painter, offsets: HashMap::new() }
+    }
+
+    /// Draws the state; answers where the cursor stands, if text is being typed.
+    pub fn draw(&mut self, state: &State, buffer: &mut Buffer) -> Option<Position> {
+        let area = buffer.area;
+        let screen = state.screen();
+        let plain = state.form.is_some() || state.chooser.is_some();
+        let summary = if plain { None } else { screens::summary(state, screen) };
+        let list = !plain && !matches!(screen, Screen::Detail(_));
+        let wants = Wants {
+            summary: summary.is_some(),
+            details: list,
+            details_below: list && matches!(screen, Screen::Run { .. } | Screen::Messages),
+        };
+        let Some(areas) = areas(area.width, area.height, wants) else {
+            self.too_small(buffer, area);
+            return None;
+        };
+        self.tabs(state, buffer, areas.tabs);
+        let mut cursor = self.crumbs(state, buffer, areas.crumbs);
+        if let Some(summary) = &summary {
+            self.painter.line(buffer, areas.summary.x, areas.summary.y, areas.summary.width, summary, None);
+        }
+        if state.chooser.is_some() {
+            cursor = widgets::chooser::draw(&self.painter, buffer, areas.body, state);
+        } else if let Some(form) = &state.form {
+            cursor = widgets::form::draw(&self.painter, buffer, areas.body, state, form);
+        } else {
+            self.body(state, buffer, &areas);
+        }
+        self.footer(state, buffer, areas.footer);
+        self.toast(state, buffer, Rect { y: areas.footer.y.saturating_sub(1), ..areas.footer });
+        if let Some(confirm) = &state.confirm {
+            cursor = widgets::confirm::draw(&self.painter, buffer, areas.body, confirm);
+        }
+        cursor
+    }
+
+    fn too_small(&self, buffer: &mut Buffer, area: Rect) {
+        let text = format!("needed {}x{}, present {}x{}", MINIMUM.0, MINIMUM.1, area.width, area.height);
+        let x = area.width.saturating_sub(width(&text) as u16) / 2;
+        self.painter.text(buffer, x, area.height / 2, area.width, &text, self.painter.style(Role::Text));
+    }
+
+    fn tabs(&self, state: &State, buffer: &mut Buffer, area: Rect) {
+        let status = self.status(state, area.width);
+        let status_width = self.painter.width(&status) as u16;
+        let full: usize = TABS.iter().map(|(_, name)| name.len() + 4).sum();
+        let room = area.width.saturating_sub(status_width + 1);
+        let short = full as u16 > room;
+        let mut x = area.x;
+        for (at, (tab, name)) in TABS.iter().enumerate() {
+            let current = *tab == state.root;
+            let text = if short && !current { format!(" {} ", at + 1) } else { format!(" {} {name} ", at + 1) };
+            let style = self.painter.style(if current { Role::OnAccent } else { Role::Text });
+            x += self.painter.text(buffer, x, area.y, area.right().saturating_sub(x), &text, style);
+        }
+        if x + status_width < area.right() {
+            self.painter.line(buffer, area.right() - status_width, area.y, status_width, &status, None);
+        }
+    }
+
+    /// Runs going on, and proxies in trouble, for every screen.
+    fn status(&self, state: &State, columns: u16) -> Line {
+        let short = columns < 90;
+        let running: usize = state.proxies.iter().filter(|proxy| proxy.live()).map(|proxy| proxy.running().len()).sum();
+        let trouble =
+            state.proxies.iter().filter(|proxy| !proxy.live() && proxy.connection != crate::core::Connection::Connecting).count();
+        let mut line = Line::new();
+        let mut add = |glyph: Glyph, role: Role, n: usize, word: &str| {
+            if n > 0 {
+                let text = if short { format!("{n} ") } else { format!(" {n} {word}  ") };
+                line.0.push(Span::Glyph(glyph, role));
+                line.0.push(Span::Text(text, role));
+            }
+        };
+        add(Glyph::Running, Role::Running, running, "running");
+        add(Glyph::Warn, Role::Warn, trouble, "unreachable");
+        if state.settings.read_only {
+            line = line.and(Role::Hint, if short { "ro " } else { "read-only " });
+        }
+        line
+    }
+
+    fn crumbs(&self, state: &State, buffer: &mut Buffer, area: Rect) -> Option<Position> {
+        let mut line = Line::of(Role::Accent, state.root.crumb(state));
+        for screen in &state.stack {
+            line = line.with(Span::Text(" ".into(), Role::Muted)).with(Span::Glyph(Glyph::Crumb, Role::Muted));
+            line = line.and(Role::Accent, format!(" {}", screen.crumb(state)));
+        }
+        if let Some(form) = &state.form {
+            line = line.with(Span::Text(" ".into(), Role::Muted)).with(Span::Glyph(Glyph::Crumb, Role::Muted));
+            line = line.and(Role::Accent, format!(" {}", form.title));
+            if form.changed {
+                line = line.and(Role::Muted, "  not saved");
+            }
+            self.painter.line(buffer, area.x, area.y, area.width, &line, None);
+            return None;
+        }
+        let table = state.table(state.screen().context());
+        let listed = !matches!(state.screen(), Screen::Detail(_));
+        if listed && (table.filtering || !table.filter.is_empty()) {
+            line = line.and(Role::Muted, format!("  {} of {}  ", table.order.len(), table.total)).and(Role::Hint, "/");
+            let used = self.painter.line(buffer, area.x, area.y, area.width, &line, None);
+            let place = Rect { x: area.x + used, width: area.width.saturating_sub(used).clamp(1, 30), ..area };
+            if table.filtering {
+                return Some(widgets::text::field(&self.painter, buffer, place, &table.filter, false));
+            }
+            self.painter.text(buffer, place.x, place.y, place.width, table.filter.text(), self.painter.style(Role::Match));
+            return None;
+        }
+        if listed && table.total > 0 {
+            line = line.and(Role::Muted, format!("  {}", table.total));
+        }
+        self.painter.line(buffer, area.x, area.y, area.width, &line, None);
+        None
+    }
+
+    fn body(&mut self, state: &State, buffer: &mut Buffer, areas: &Areas) {
+        let screen = state.screen();
+        let Some(rows) = screens::rows(state, screen) else {
+            let lines = screens::details(state, screen);
+            widgets::text::page(&self.painter, buffer, areas.body, &lines, state.scroll);
+            return;
+        };
+        let context = screen.context();
+        let table = state.table(context).view(self.offsets.get(&context).copied().unwrap_or(0));
+        let first = widgets::table::draw(&self.painter, buffer, areas.body, &table, &*rows);
+        self.offsets.insert(context, first);
+        if table.order.is_empty() {
+            let lines = screens::empty(state, screen);
+            let area = Rect { y: areas.body.y + 1, height: areas.body.height - 1, ..areas.body };
+            widgets::text::page(&self.painter, buffer, area, &lines, 0);
+        }
+        if !areas.details.is_empty() {
+            if areas.details.x > 0 {
+                self.painter.rule(buffer, areas.details.x - 2, areas.body);
+            } else {
+                let y = areas.details.y - 1;
+                let rule = if self.painter.ascii { "-" } else { "─" }.repeat(usize::from(areas.details.width));
+                self.painter.text(buffer, 0, y, areas.details.width, &rule, self.painter.style(Role::Border));
+            }
+            let lines = screens::details(state, screen);
+            widgets::text::page(&self.painter, buffer, areas.details, &lines, 0);
+        }
+    }
+
+    fn footer(&self, state: &State, buffer: &mut Buffer, area: Rect) {
+        let hints: Vec<(String, &str)> = if state.confirm.is_some() {
+            Vec::new()
+        } else if state.chooser.is_some() {
+            vec![("enter".into(), "do it"), ("esc".into(), "close")]
+        } else if state.form.is_none()
+            && state.table(state.screen().context()).filtering
+            && !matches!(state.screen(), Screen::Detail(_))
+        {
+            vec![("enter".into(), "keep the filter"), ("esc".into(), "clear it")]
+        } else {
+            let contexts = state.contexts();
+            let mut hints: Vec<(String, &str)> = Vec::new();
+            if matches!(state.screen(), Screen::Detail(_)) && state.form.is_none() {
+                hints.push(("esc".into(), "back"));
+            }
+            hints.extend(
+                ACTIONS
+                    .iter()
+                    .filter(|info| info.footer && info.contexts.iter().any(|context| contexts.contains(context)))
+                    .filter(|info| availability(state, info.action).is_ok())
+                    .filter_map(|info| Some((state.keymap.key(&contexts, info.action)?.to_string(), info.title))),
+            );
+            hints
+        };
+        let mut x = area.x;
+        // Help and quit stand last in the table but must not be what is cut.
+        let always = if state.form.is_none() && state.chooser.is_none() && state.confirm.is_none() { 18 } else { 0 };
+        let (tail, head): (Vec<_>, Vec<_>) =
+            hints.into_iter().partition(|(_, title)| matches!(*title, "help" | "quit") && always > 0);
+        for (key, title) in &head {
+            let needed = (width(key) + width(title) + 3) as u16;
+            if x + needed + always > area.right() {
+                break;
+            }
+            x = self.hint(buffer, x, area, key, title);
+        }
+        for (key, title) in &tail {
+            x = self.hint(buffer, x, area, key, title);
+        }
+    }
+
+    fn hint(&self, buffer: &mut Buffer, x: u16, area: Rect, key: &str, title: &str) -> u16 {
+        let mut x = x;
+        x += self.painter.text(buffer, x, area.y, area.right().saturating_sub(x), key, self.painter.style(Role::Hint));
+        x += self.painter.text(
+            buffer,
+            x,
+            area.y,
+            area.right().saturating_sub(x),
+            &format!(" {title}  "),
+            self.painter.style(Role::Muted),
+        );
+        x
+    }
+
+    fn toast(&self, state: &State, buffer: &mut Buffer, area: Rect) {
+        let Some(notice) = state.notices.toast(state.now) else { return };
+        let (glyph, role, _) = messages::level(notice.level);
+        for x in area.left()..area.right() {
+            buffer[(x, area.y)].reset();
+        }
+        let mut line = Line::new().with(Span::Glyph(glyph, role)).and(role, format!(" {}", notice.text));
+        if notice.level == api::LogLevel::Error {
+            line = line.and(Role::Hint, "  M: more");
+        }
+        let over: Option<Style> = None;
+        self.painter.line(buffer, area.x, area.y, area.width, &line, over);
+    }
+}

@@ -1,0 +1,256 @@
+//! Draws a form: one line a field, the fault under it, and beside or below what the focused field offers.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::{Position, Rect};
+
+use super::text::{field as input, page};
+use crate::core::format::{count, date_time};
+use crate::core::forms::{Form, FormField, FormKind, Value};
+use crate::core::rich::{Glyph, Line, Role, Span, pair};
+use crate::core::state::State;
+use crate::core::text::{width, wrap};
+use crate::tui::paint::Painter;
+
+const LABEL: u16 = 13;
+
+/// Draws it; answers where the cursor stands.
+pub fn draw(painter: &Painter, buffer: &mut Buffer, area: Rect, state: &State, form: &Form) -> Option<Position> {
+    let command = command_lines(form, usize::from(area.width), area.height);
+    let command_height = command.len() as u16;
+    let body = Rect { height: area.height.saturating_sub(command_height), ..area };
+    let style = painter.style(Role::Muted);
+    for (line, text) in command.iter().enumerate() {
+        painter.text(buffer, area.x, body.bottom() + line as u16, area.width, text, style);
+    }
+    let wide = area.width >= 110;
+    let needed: u16 = form.fields.iter().filter(|field| !field.hidden).map(|field| 1 + u16::from(field.error.is_some())).sum();
+    let (fields, pane) = if wide {
+        let left = area.width / 2;
+        (Rect { width: left - 1, ..body }, Rect { x: body.x + left + 2, width: body.width - left - 2, ..body })
+    } else {
+        // What the focused field offers gets at least five rows.
+        let height = needed.min(body.height.saturating_sub(6)).max(3).min(body.height);
+        let top = Rect { height, ..body };
+        let rest = body.height.saturating_sub(height + 1);
+        (top, Rect { y: body.y + height + 1, height: rest, ..body })
+    };
+    if wide {
+        painter.rule(buffer, pane.x - 2, body);
+    }
+    let cursor = draw_fields(painter, buffer, fields, form);
+    let pane_cursor = draw_pane(painter, buffer, pane, state, form);
+    pane_cursor.or(cursor)
+}
+
+fn command_lines(form: &Form, columns: usize, height: u16) -> Vec<String> {
+    let most = if height < 14 { 1 } else { 3 };
+    let mut lines = wrap(&crate::core::text::clean(&form.command()), columns.saturating_sub(2));
+    if lines.len() > most {
+        lines.truncate(most);
+        if let Some(last) = lines.last_mut() {
+            last.push_str("...");
+        }
+    }
+    lines.into_iter().enumerate().map(|(at, line)| if at == 0 { format!("$ {line}") } else { format!("  {line}") }).collect()
+}
+
+fn draw_fields(painter: &Painter, buffer: &mut Buffer, area: Rect, form: &Form) -> Option<Position> {
+    // Rows of the form as drawn: a field, or the fault of the one above.
+    let mut rows: Vec<(usize, Option<&str>)> = Vec::new();
+    for (at, field) in form.fields.iter().enumerate().filter(|(_, field)| !field.hidden) {
+        rows.push((at, None));
+        if let Some(error) = &field.error {
+            rows.push((at, Some(error)));
+        }
+    }
+    let height = usize::from(area.height);
+    let focus = rows.iter().rposition(|(at, _)| *at == form.focus).unwrap_or(0);
+    let first = (focus + 1).saturating_sub(height);
+    let mut cursor = None;
+    for (line, (at, error)) in rows.iter().skip(first).take(height).enumerate() {
+        let y = area.y + line as u16;
+        let field = &form.fields[*at];
+        let focused = *at == form.focus;
+        if let Some(error) = error {
+            let fault = Line::state(Glyph::Error, Role::Error, error);
+            painter.line(buffer, area.x + LABEL, y, area.width.saturating_sub(LABEL), &fault, None);
+            continue;
+        }
+        let mark = if focused { painter.glyph(Glyph::Running).to_string() } else { " ".into() };
+        painter.text(buffer, area.x, y, 1, &mark, painter.style(Role::Focus));
+        let label = painter.style(if focused { Role::Focus } else { Role::Muted });
+        painter.text(buffer, area.x + 2, y, LABEL - 3, field.label, label);
+        let value = Rect { x: area.x + LABEL, y, width: area.width.saturating_sub(LABEL), height: 1 };
+        if let (true, Value::Text { text, default, secret }) = (focused, &field.value) {
+            let place = input(painter, buffer, value, text, *secret);
+            if text.is_empty() && !default.is_empty() {
+                painter.text(buffer, value.x, y, value.width, default, painter.style(Role::Muted));
+            }
+            cursor = Some(place);
+        } else {
+            painter.line(buffer, value.x, y, value.width, &value_line(field), None);
+        }
+    }
+    cursor
+}
+
+fn value_line(field: &FormField) -> Line {
+    match &field.value {
+        Value::Text { text, default, .. } if text.is_empty() => Line::of(Role::Muted, default),
+        Value::Text { text, secret: true, .. } => Line::text("*".repeat(text.text().chars().count())),
+        Value::Text { text, .. } => Line::text(text.text()),
+        Value::Choice { options, chosen } => match options.iter().find(|option| Some(&option.id) == chosen.as_ref()) {
+            Some(option) => Line::text(&option.label).and(Role::Muted, format!("  {}", option.note)),
+            None => Line::of(Role::Muted, "nothing to choose from yet"),
+        },
+        Value::Many { options, chosen, .. } => {
+            if chosen.is_empty() {
+                return Line::of(Role::Muted, "none chosen");
+            }
+            let label =
+                |id: &String| options.iter().find(|option| option.id == *id).map_or(id.clone(), |option| option.label.clone());
+            let labels: Vec<String> = chosen.iter().map(label).collect();
+            let line = if labels.len() > 1 { Line::of(Role::Accent, format!("{}: ", labels.len())) } else { Line::new() };
+            line.and(Role::Text, labels.join(", "))
+        }
+    }
+}
+
+fn draw_pane(painter: &Painter, buffer: &mut Buffer, area: Rect, state: &State, form: &Form) -> Option<Position> {
+    let field = form.fields.get(form.focus)?;
+    if area.height == 0 {
+        return None;
+    }
+    let mut lines = Vec::new();
+    if let Some(error) = &form.error {
+        lines.extend(crate::core::screens::error_lines(error));
+    }
+    if form.submitting.is_some() {
+        lines.push(Line::state(Glyph::Running, Role::Running, "Sent, waiting for the proxy"));
+    }
+    lines.push(Line::of(Role::Hint, field.help));
+    let mut y = area.y;
+    for line in lines {
+        if y + 1 >= area.bottom() && area.height > 1 {
+            break;
+        }
+        page(painter, buffer, Rect { y, height: 1, ..area }, &[line], 0);
+        y += 1;
+    }
+    let rest = Rect { y, height: area.bottom().saturating_sub(y), ..area };
+    let schedule = matches!(form.kind, FormKind::Job(_)) && matches!(field.id, "schedule" | "cron" | "timezone");
+    match &field.value {
+        Value::Many { options, chosen, filter, cursor } => {
+            if rest.height == 0 {
+                return None;
+            }
+            let hits = field.value.hits();
+            let found = if filter.is_empty() {
+                format!("{} of {} chosen", chosen.len(), options.len())
+            } else {
+                format!("{} found, {} chosen", count(hits.len(), "option"), chosen.len())
+            };
+            let used = painter.text(buffer, rest.x, rest.y, 6, "Find: ", painter.style(Role::Muted));
+            let place = Rect { x: rest.x + used, y: rest.y, width: (rest.width - used).min(24), height: 1 };
+            let position = input(painter, buffer, place, filter, false);
+            painter.text(
+                buffer,
+                place.right() + 2,
+                rest.y,
+                rest.right().saturating_sub(place.right() + 2),
+                &found,
+                painter.style(Role::Muted),
+            );
+            let list = Rect { y: rest.y + 1, height: rest.height - 1, ..rest };
+            let height = usize::from(list.height);
+            let at = (*cursor).min(hits.len().saturating_sub(1));
+            let first = (at + 1).saturating_sub(height);
+            let label_columns =
+                hits.iter().map(|hit| width(&options[*hit].label)).max().unwrap_or(0).min(usize::from(list.width) / 2) as u16;
+            for (line, hit) in hits.iter().skip(first).take(height).enumerate() {
+                let option = &options[*hit];
+                let row = Rect { y: list.y + line as u16, height: 1, ..list };
+                let selected = first + line == at;
+                let over = selected.then(|| painter.style(Role::Selected));
+                if let Some(style) = over {
+                    buffer.set_style(row, style);
+                }
+                let glyph =
+                    if chosen.contains(&option.id) { (Glyph::Checked, Role::Accent) } else { (Glyph::Unchecked, Role::Muted) };
+                let mut head = Line(vec![Span::Glyph(glyph.0, glyph.1)]);
+                head = head.and(Role::Text, format!(" {}", option.label));
+                painter.line(buffer, row.x, row.y, label_columns + 2, &head, over);
+                let x = row.x + label_columns + 4;
+                painter.line(buffer, x, row.y, row.right().saturating_sub(x), &Line::of(Role::Muted, &option.note), over);
+            }
+            if options.is_empty() {
+                let why = empty_reason(state, form, field.id);
+                page(painter, buffer, list, &[Line::of(Role::Warn, why)], 0);
+            }
+            Some(position)
+        }
+        Value::Choice { options, chosen } => {
+            let at = options.iter().position(|option| Some(&option.id) == chosen.as_ref()).unwrap_or(0);
+            let reserved = if schedule { 2.min(rest.height) } else { 0 };
+            let height = usize::from(rest.height - reserved);
+            let first = (at + 1).saturating_sub(height);
+            for (line, option) in options.iter().skip(first).take(height).enumerate() {
+                let is = Some(&option.id) == chosen.as_ref();
+                let glyph = if is { (Glyph::Ok, Role::Accent) } else { (Glyph::Waiting, Role::Muted) };
+                let text = Line(vec![Span::Glyph(glyph.0, glyph.1)])
+                    .and(if is { Role::Accent } else { Role::Text }, format!(" {}", option.label))
+                    .and(Role::Muted, format!("  {}", option.note));
+                painter.line(buffer, rest.x, rest.y + line as u16, rest.width, &text, None);
+            }
+            if schedule {
+                let used = options.len().min(height) as u16;
+                let below = Rect { y: rest.y + used, height: rest.height.saturating_sub(used), ..rest };
+                page(painter, buffer, below, &preview(state, form), 0);
+            } else if options.is_empty() {
+                page(painter, buffer, rest, &[Line::of(Role::Warn, empty_reason(state, form, field.id))], 0);
+            }
+            None
+        }
+        Value::Text { .. } => {
+            if schedule {
+                page(painter, buffer, rest, &preview(state, form), 0);
+            }
+            None
+        }
+    }
+}
+
+/// Why there is nothing to choose from, and what to do about it.
+fn empty_reason(state: &State, form: &Form, id: &str) -> String {
+    let Some(proxy) = state.proxy(form.proxy()) else { return "Choose a proxy first.".into() };
+    if !proxy.live() {
+        return format!("{} is not connected: what it has is not known.", proxy.name());
+    }
+    use crate::core::store::{ListKind, ListState};
+    let (kind, nothing) = match id {
+        "vms" => (ListKind::Vms, "This proxy knows no VM. Add a pool to it: Esc, 1, a."),
+        "remotes" => (ListKind::Remotes, "This proxy has no remote. Add one: Esc, 2, n."),
+        "sr" => (ListKind::Srs, "The pools of this proxy offer no storage repository."),
+        _ => (ListKind::Pools, "Nothing to choose from."),
+    };
+    match proxy.list_state(kind) {
+        ListState::Fresh(_) => nothing.into(),
+        ListState::Failed(error) => error.message.clone(),
+        ListState::Loading | ListState::Stale => "Loading".into(),
+    }
+}
+
+/// The schedule in words with its next starts.
+fn preview(state: &State, form: &Form) -> Vec<Line> {
+    match form.preview.as_ref().map(|preview| &preview.answer) {
+        None => Vec::new(),
+        Some(None) => vec![Line::of(Role::Muted, "Asking the proxy when that is")],
+        Some(Some(Err(error))) => vec![Line::state(Glyph::Error, Role::Error, &error.message)],
+        Some(Some(Ok(preview))) => {
+            let mut lines = vec![Line::state(Glyph::Ok, Role::Ok, &preview.words)];
+            let next: Vec<String> = preview.next.iter().map(|at| date_time(*at, &state.settings.zone)).collect();
+            lines.push(pair("Next runs", next.join(", ")));
+            lines
+        }
+    }
+}
