@@ -66,7 +66,8 @@ async fn ask(who: &str, mut command: Command, request: &Value) -> Value {
 
 /// Asserts that two files have the same bytes, and names the first block of 2 MiB that differs.
 pub fn assert_same(what: &str, one: &Path, other: &Path) {
-    let read = |path: &Path| std::fs::read(path).unwrap_or_else(|error| panic!("{what}: cannot read {}: {error}", path.display()));
+    let read =
+        |path: &Path| std::fs::read(path).unwrap_or_else(|error| panic!("{what}: cannot read {}: {error}", path.display()));
     let (left, right) = (read(one), read(other));
     assert_eq!(left.len(), right.len(), "{what}: sizes of {} and {}", one.display(), other.display());
     let differing = left.chunks(2 << 20).zip(right.chunks(2 << 20)).enumerate().filter(|(_, (left, right))| left != right);
