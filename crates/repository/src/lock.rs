@@ -27,7 +27,7 @@ pub struct VmLock {
 struct Held {
     storage: Arc<dyn Storage>,
     path: RepoPath,
-    lost: Arc<Mutex<Option<String>>>,
+    life: Arc<Mutex<Life>>,
     heartbeat: JoinHandle<()>,
 }
 
@@ -56,10 +56,10 @@ impl VmLock {
                 false => error.into(),
             })?;
         }
-        let lost = Arc::new(Mutex::new(None));
         let mark = refresh(&*storage, &path).await?;
-        let heartbeat = tokio::spawn(beat(storage.clone(), path.clone(), mark, lost.clone()));
-        Ok(Self { vm: vm.to_owned(), held: Some(Held { storage, path, lost, heartbeat }) })
+        let life = Arc::new(Mutex::new(Life { mark, lost: None }));
+        let heartbeat = tokio::spawn(beat(storage.clone(), path.clone(), life.clone()));
+        Ok(Self { vm: vm.to_owned(), held: Some(Held { storage, path, life, heartbeat }) })
     }
 
     /// Whose lock this is.
@@ -75,7 +75,7 @@ impl VmLock {
         if vm != self.vm {
             return Err(Error::WrongLock { held: self.vm.clone(), wanted: vm.to_owned() });
         }
-        let lost = self.held.as_ref().and_then(|held| held.lost.lock().ok()?.clone());
+        let lost = self.held.as_ref().and_then(|held| shared(&held.life).lost.clone());
         lost.map_or(Ok(()), |reason| Err(Error::LockLost { vm: self.vm.clone(), reason }))
     }
 
@@ -94,8 +94,20 @@ impl Held {
         self.heartbeat.abort();
         // Wait until it is really over, or a last refresh could meet the next holder's directory.
         let _ = self.heartbeat.await;
-        let lost = self.lost.lock().is_ok_and(|lost| lost.is_some());
-        if lost { Ok(()) } else { Ok(self.storage.remove_lock(&self.path).await?) }
+        let mark = {
+            let life = shared(&self.life);
+            if life.lost.is_some() {
+                return Ok(());
+            }
+            life.mark
+        };
+        match self.storage.stat(&self.path).await {
+            Ok(stat) if stat.modified == mark => Ok(self.storage.remove_lock(&self.path).await?),
+            // Taken over by somebody, or a refresh was aborted before it noted its time: it dies by itself.
+            Ok(_) => Ok(()),
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -114,6 +126,19 @@ impl Drop for VmLock {
     }
 }
 
+/// What heartbeat and holder share.
+#[derive(Debug)]
+struct Life {
+    /// The time last set: a lock directory with another one is not ours.
+    mark: SystemTime,
+    /// Why the lock is lost, once it is.
+    lost: Option<String>,
+}
+
+fn shared(life: &Mutex<Life>) -> std::sync::MutexGuard<'_, Life> {
+    life.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// How long ago the holder gave a sign of life; none when the lock is gone.
 async fn age(storage: &dyn Storage, path: &RepoPath) -> Result<Option<Duration>> {
     match storage.stat(path).await {
@@ -130,16 +155,17 @@ async fn refresh(storage: &dyn Storage, path: &RepoPath) -> Result<SystemTime, s
     Ok(storage.stat(path).await?.modified)
 }
 
-async fn beat(storage: Arc<dyn Storage>, path: RepoPath, mut mark: SystemTime, lost: Arc<Mutex<Option<String>>>) {
+async fn beat(storage: Arc<dyn Storage>, path: RepoPath, life: Arc<Mutex<Life>>) {
     let mut last = tokio::time::Instant::now();
     let reason = loop {
         tokio::time::sleep(REFRESH).await;
+        let mark = shared(&life).mark;
         match storage.stat(&path).await {
             Ok(stat) if stat.modified != mark => break "another process refreshed it".to_owned(),
             Err(error) if error.is_not_found() => break "another process removed it".to_owned(),
             Ok(_) => match refresh(&*storage, &path).await {
                 Ok(time) => {
-                    mark = time;
+                    shared(&life).mark = time;
                     last = tokio::time::Instant::now();
                     continue;
                 }
@@ -152,7 +178,5 @@ async fn beat(storage: Arc<dyn Storage>, path: RepoPath, mut mark: SystemTime, l
         }
     };
     tracing::warn!(lock = %path, reason, "a lock was lost");
-    if let Ok(mut lost) = lost.lock() {
-        *lost = Some(reason);
-    }
+    shared(&life).lost = Some(reason);
 }

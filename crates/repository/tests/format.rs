@@ -56,7 +56,7 @@ async fn qemu_reads_a_key_and_what_a_merge_made_of_it() {
     assert_eq!(cleaned.merged.len(), 1);
     assert_qemu_reads(&file(dir.path(), "20250131T231700Z.vhd"), &model.live.bytes());
     let metadata = repository.metadata(&id(2)).await.unwrap();
-    assert_eq!(metadata.is_vhd_differencing.unwrap()[KEY], false);
+    assert!(!metadata.is_vhd_differencing.unwrap()[KEY]);
     assert_eq!(metadata.size, std::fs::metadata(file(dir.path(), "20250131T231700Z.vhd")).unwrap().len());
 }
 
@@ -357,7 +357,8 @@ async fn one_lock_at_a_time_and_a_lost_one_stops_its_holder() {
     // The first holder finds a foreign time and lets go without removing what is not its own.
     drop(dead);
     taken.check(VM).unwrap();
-    taken.release().await.unwrap_or(());
+    taken.release().await.unwrap();
+    assert!(storage.stat(&RepoPath::parse(&format!("xo-vm-backups/{VM}.lock")).unwrap()).await.unwrap_err().is_not_found());
 }
 
 #[tokio::test]

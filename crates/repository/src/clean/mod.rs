@@ -14,7 +14,7 @@ use std::sync::Arc;
 use storage::{Durability, Storage};
 use tokio_util::sync::CancellationToken;
 
-use crate::disk::chain::DiskChain;
+use crate::disk::{Disk, Trust};
 use crate::layout::vm_dir;
 use crate::merge::{self, Context, MergeSettings};
 use crate::{BackupMetadata, Point, Progress, Result, VmLock, cache, listing};
@@ -142,16 +142,16 @@ async fn correct(storage: &Arc<dyn Storage>, lock: &VmLock, cleaned: &Cleaned) -
 
 /// The metadata as it should be; none when it is so already, or when a disk cannot be opened.
 async fn truth(storage: &Arc<dyn Storage>, vm: &str, point: &Point, cleaned: &Cleaned) -> Result<Option<BackupMetadata>> {
-    let Some(claimed) = &point.metadata.is_vhd_differencing else { return Ok(None) };
     let (mut differencing, mut size, mut merged) = (BTreeMap::new(), 0, false);
     for (key, relative) in point.metadata.disks() {
         let Ok(path) = vm_dir(vm)?.resolve(relative) else { return Ok(None) };
-        let Ok(chain) = DiskChain::open(storage, &path).await else { return Ok(None) };
-        differencing.insert(key.to_owned(), chain.is_differencing());
-        size += chain.newest().file_size();
+        let Ok(disk) = Disk::open(storage, &path, Trust::Whole).await else { return Ok(None) };
+        differencing.insert(key.to_owned(), disk.is_differencing());
+        size += disk.file_size();
         merged |= cleaned.merged.contains(&path.to_string());
     }
-    if !merged && differencing == *claimed {
+    let claimed = point.metadata.is_vhd_differencing.as_ref();
+    if !merged && claimed.is_none_or(|claimed| *claimed == differencing) {
         return Ok(None);
     }
     Ok(Some(BackupMetadata { is_vhd_differencing: Some(differencing), size, ..point.metadata.clone() }))

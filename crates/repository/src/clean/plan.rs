@@ -61,6 +61,9 @@ impl CleanPlan {
     }
 
     fn lineage(&mut self, lineage: &Lineage, referenced: &BTreeSet<RepoPath>) {
+        for name in &lineage.strangers {
+            self.problems.push(format!("{}/{name} has the name of a disk but is no file: it is left alone", lineage.dir));
+        }
         let path = |name: &str| lineage.dir.join(name).ok();
         let active = |name: &str| path(name).is_some_and(|path| referenced.contains(&path));
         let mut children: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

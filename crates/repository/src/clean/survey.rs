@@ -33,6 +33,8 @@ pub(super) struct Lineage {
     pub disks: BTreeMap<String, Found>,
     /// Entries of `data/`.
     pub data: Vec<Entry>,
+    /// Directories, links and devices with a disk's name: nobody here made them.
+    pub strangers: Vec<String>,
     /// Merges under way by the parent's file name; none: the state cannot be understood.
     pub merges: BTreeMap<String, Option<MergeState>>,
 }
@@ -79,7 +81,14 @@ impl Survey {
 impl Lineage {
     async fn take(storage: &Arc<dyn Storage>, dir: RepoPath, doubts: &mut Vec<String>) -> Result<Self> {
         let entries = storage.list(&dir).await?;
-        let mut lineage = Self { dir, disks: BTreeMap::new(), data: Vec::new(), merges: BTreeMap::new(), entries: Vec::new() };
+        let mut lineage = Self {
+            dir,
+            disks: BTreeMap::new(),
+            data: Vec::new(),
+            merges: BTreeMap::new(),
+            entries: Vec::new(),
+            strangers: Vec::new(),
+        };
         for entry in &entries {
             let path = lineage.dir.join(&entry.name)?;
             if let Some(parent) = parent_of(&entry.name) {
@@ -95,8 +104,12 @@ impl Lineage {
             }
         }
         for entry in entries.iter().filter(|entry| entry.name.ends_with(".vhd")) {
+            if entry.kind != EntryKind::File {
+                lineage.strangers.push(entry.name.clone());
+                continue;
+            }
             let merging = lineage.merges.contains_key(&entry.name);
-            let found = Found::take(storage, &lineage.dir.join(&entry.name)?, entry.kind, merging, doubts).await?;
+            let found = Found::take(storage, &lineage.dir.join(&entry.name)?, merging, doubts).await;
             lineage.disks.insert(entry.name.clone(), found);
         }
         if entries.iter().any(|entry| entry.name == DATA && entry.kind == EntryKind::Directory) {
@@ -108,17 +121,8 @@ impl Lineage {
 }
 
 impl Found {
-    async fn take(
-        storage: &Arc<dyn Storage>,
-        path: &RepoPath,
-        kind: EntryKind,
-        merging: bool,
-        doubts: &mut Vec<String>,
-    ) -> Result<Self> {
-        let mut found = Self { disk: Err("it is not a regular file".into()), parent: None, target: None };
-        if kind != EntryKind::File {
-            return Ok(found);
-        }
+    async fn take(storage: &Arc<dyn Storage>, path: &RepoPath, merging: bool, doubts: &mut Vec<String>) -> Self {
+        let mut found = Self { disk: Err("it was not opened".into()), parent: None, target: None };
         let mut doubtful = |error: Error| {
             if error.is_doubt() {
                 doubts.push(error.chain());
@@ -130,7 +134,7 @@ impl Found {
                 Ok(target) => found.target = Some(target),
                 Err(error) => {
                     found.disk = Err(doubtful(error));
-                    return Ok(found);
+                    return found;
                 }
             }
         }
@@ -145,7 +149,7 @@ impl Found {
             }
             Err(error) => found.disk = Err(doubtful(error)),
         }
-        Ok(found)
+        found
     }
 }
 

@@ -61,10 +61,24 @@ impl VhdFile {
 
     /// The data of a block the table has; the sector bitmap before it is ignored (H10).
     pub async fn read_block(&self, index: u32) -> Result<Option<Bytes>> {
-        let Some(offset) = self.table.data_offset(index) else { return Ok(None) };
-        // The last block of a foreign file may be cut at the disk's end.
-        let length = self.end.saturating_sub(offset).min(BLOCK_SIZE as u64) as usize;
-        Ok(Some(vhd::pad_block(self.file.read_at(offset, length).await?)))
+        let Some(sector) = self.table.sector(index) else { return Ok(None) };
+        let data = self.read_at_sector(sector).await?;
+        // A merge beside this may have moved the block to make room for a longer table; the entry changes before the old
+        // place does, so an entry that is still the same vouches for what was read.
+        let entry = self.file.read_at(self.header.table_offset + u64::from(index) * 4, 4).await?;
+        let now = u32::from_be_bytes([entry[0], entry[1], entry[2], entry[3]]);
+        if now == sector { Ok(Some(data)) } else { self.read_at_sector(now).await.map(Some) }
+    }
+
+    async fn read_at_sector(&self, sector: u32) -> Result<Bytes> {
+        let offset = (u64::from(sector) + 1) * vhd::SECTOR as u64;
+        // The last block of a foreign file may be cut at the disk's end; the file may have grown since it was opened.
+        let end = match offset + BLOCK_SIZE as u64 <= self.end {
+            true => self.end,
+            false => self.file.length().await?.saturating_sub(FOOTER_SIZE as u64),
+        };
+        let length = end.saturating_sub(offset).min(BLOCK_SIZE as u64) as usize;
+        Ok(vhd::pad_block(self.file.read_at(offset, length).await?))
     }
 
     /// Footer, header, table, blocks and footer (backup-repository.md §2.1, `size`).

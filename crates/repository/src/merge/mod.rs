@@ -11,6 +11,8 @@
 
 pub(crate) mod state;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
