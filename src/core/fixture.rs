@@ -81,13 +81,13 @@ pub fn call_id(effects: &[Effect], matches: impl Fn(&Request) -> bool) -> Reques
         .unwrap_or(RequestId(0))
 }
 
-/// Answers the last call among the effects.
+/// Answers the first call among the effects.
 pub fn reply(state: &mut State, effects: &[Effect], result: Result<Answer, ErrorReport>) -> Vec<Effect> {
-    let last = effects.iter().rev().find_map(|effect| match effect {
+    let first = effects.iter().find_map(|effect| match effect {
         Effect::Fleet(FleetCommand::Call { id, proxy, .. }) => Some((*id, proxy.clone())),
         _ => None,
     });
-    match last {
+    match first {
         Some((id, proxy)) => fleet(state, &proxy, FleetEventKind::Reply { id, result }),
         None => Vec::new(),
     }

@@ -251,8 +251,9 @@ impl TableView<'_> {
     }
 }
 
-/// Columns shown in `width` columns: index and width of each, one blank between.
-pub fn layout(columns: &[Column], width: u16) -> Vec<(usize, u16)> {
+/// Columns shown in `width` columns: index and width of each, one blank between. `needs` says how wide the contents of
+/// each column are: none grows beyond that.
+pub fn layout(columns: &[Column], needs: &[u16], width: u16) -> Vec<(usize, u16)> {
     let mut shown: Vec<usize> = (0..columns.len()).collect();
     let needed = |shown: &[usize]| shown.iter().map(|i| columns[*i].min + 1).sum::<u16>().saturating_sub(1);
     while shown.len() > 1 && needed(&shown) > width {
@@ -262,17 +263,18 @@ pub fn layout(columns: &[Column], width: u16) -> Vec<(usize, u16)> {
         }
         shown.retain(|i| *i != worst);
     }
+    let most = |i: usize| columns[i].max.min(needs.get(i).copied().unwrap_or(u16::MAX)).max(columns[i].min);
     let mut widths: Vec<u16> = shown.iter().map(|i| columns[*i].min).collect();
     let mut left = width.saturating_sub(needed(&shown));
     // What is left goes round by round to those that can still grow.
     while left > 0 {
-        let growing: Vec<usize> = (0..shown.len()).filter(|at| widths[*at] < columns[shown[*at]].max).collect();
+        let growing: Vec<usize> = (0..shown.len()).filter(|at| widths[*at] < most(shown[*at])).collect();
         if growing.is_empty() {
             break;
         }
         let share = (left / growing.len() as u16).max(1);
         for at in growing {
-            let more = share.min(columns[shown[at]].max - widths[at]).min(left);
+            let more = share.min(most(shown[at]) - widths[at]).min(left);
             widths[at] += more;
             left -= more;
         }
@@ -343,15 +345,16 @@ mod tests {
 
     #[test]
     fn narrow_screens_lose_the_least_important_column_first() {
-        assert_eq!(layout(COLUMNS, 12).iter().map(|c| c.0).collect::<Vec<_>>(), [0, 1]);
-        assert_eq!(layout(COLUMNS, 8).iter().map(|c| c.0).collect::<Vec<_>>(), [0]);
-        assert_eq!(layout(COLUMNS, 3), [(0, 5)]);
+        assert_eq!(layout(COLUMNS, &[99; 3], 12).iter().map(|c| c.0).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(layout(COLUMNS, &[99; 3], 8).iter().map(|c| c.0).collect::<Vec<_>>(), [0]);
+        assert_eq!(layout(COLUMNS, &[99; 3], 3), [(0, 5)]);
+        assert_eq!(layout(COLUMNS, &[7, 2, 99], 60), [(0, 7), (1, 6), (2, 45)], "what needs no room leaves it to others");
     }
 
     proptest! {
         #[test]
         fn columns_never_exceed_the_width(width in 5u16..300) {
-            let shown = layout(COLUMNS, width);
+            let shown = layout(COLUMNS, &[99; 3], width);
             let used: u16 = shown.iter().map(|c| c.1).sum::<u16>() + shown.len() as u16 - 1;
             prop_assert!(used <= width);
         }

@@ -11,7 +11,7 @@ use super::key::{Code, Key};
 use super::live::LiveRun;
 use super::message::{Connection, FleetEvent, FleetEventKind, Message};
 use super::screens::{self, Screen, backups, fleet_id, runs};
-use super::state::{Dirty, Follow, Purpose, State, Then};
+use super::state::{Dirty, Follow, Pending, Purpose, State, Then};
 use super::store::{ListKind, ListState, Tested};
 
 /// Runs asked for per proxy.
@@ -509,7 +509,10 @@ fn fetch(state: &mut State) {
             continue;
         }
         for kind in &needs {
-            if *proxy.list_state(*kind) == ListState::Stale {
+            // One at a time: of two answers under way the older could come last.
+            let name = proxy.name();
+            let under_way = |pending: &Pending| pending.proxy == name && pending.purpose == Purpose::List(*kind);
+            if *proxy.list_state(*kind) == ListState::Stale && !state.pending.values().any(under_way) {
                 proxy.set_list_state(*kind, ListState::Loading);
                 ask.push((proxy.name().to_owned(), *kind));
             }

@@ -39,7 +39,7 @@ impl View {
         let wants = Wants {
             summary: summary.is_some(),
             details: list,
-            details_below: list && matches!(screen, Screen::Run { .. } | Screen::Messages),
+            details_below: list && matches!(screen, Screen::Run { .. } | Screen::Messages | Screen::Transfers),
         };
         let Some(areas) = areas(area.width, area.height, wants) else {
             self.too_small(buffer, area);

@@ -104,7 +104,8 @@ fn log_line(state: &State, line: &api::LogLine) -> Line {
     };
     Line::of(Role::Muted, format!("{} ", clock(line.at, state.now, &state.settings.zone)))
         .with(Span::Glyph(glyph, role))
-        .and(Role::Text, format!(" {}", line.message))
+        .and(Role::Text, " ")
+        .and(Role::Text, &line.message)
 }
 
 /// The run as a whole, with its log.

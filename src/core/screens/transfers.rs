@@ -13,8 +13,8 @@ use crate::core::store::Proxy;
 use crate::core::table::{Column, Rows, SortKey};
 
 const COLUMNS: &[Column] = &[
-    Column::new("What", 18, 44, 0),
-    Column::new("State", 14, 16, 0),
+    Column::new("What", 14, 44, 0),
+    Column::new("State", 12, 18, 0),
     Column::new("Progress", 15, 23, 1),
     Column::new("Moved", 19, 23, 4).right(),
     Column::new("Speed", 12, 12, 0).right(),

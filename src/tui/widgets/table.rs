@@ -4,7 +4,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 
-use crate::core::rich::{Glyph, Role};
+use crate::core::rich::{Glyph, Line, Role};
 use crate::core::table::{Rows, TableView, layout};
 use crate::tui::paint::Painter;
 
@@ -14,7 +14,18 @@ pub fn draw(painter: &Painter, buffer: &mut Buffer, area: Rect, table: &TableVie
         return table.offset;
     }
     let columns = rows.columns();
-    let shown = layout(columns, area.width);
+    let height = usize::from(area.height - 1);
+    let first = table.first_visible(height);
+    let visible: Vec<(usize, usize)> = (first..table.order.len())
+        .take(height)
+        .map(|position| (position, table.order[position] as usize))
+        .filter(|(_, row)| *row < rows.len())
+        .collect();
+    let cells: Vec<Vec<Line>> =
+        visible.iter().map(|(_, row)| (0..columns.len()).map(|column| rows.cell(*row, column)).collect()).collect();
+    let widest = |column: usize| cells.iter().map(|row| painter.width(&row[column])).max().unwrap_or(0);
+    let needs: Vec<u16> = (0..columns.len()).map(|column| u16::try_from(widest(column)).unwrap_or(u16::MAX)).collect();
+    let shown = layout(columns, &needs, area.width);
     let head = painter.style(Role::Muted);
     let mut x = area.x;
     for (index, width) in &shown {
@@ -31,18 +42,12 @@ pub fn draw(painter: &Painter, buffer: &mut Buffer, area: Rect, table: &TableVie
         painter.text(buffer, at, area.y, used, &title, head);
         x = x.saturating_add(width + 1);
     }
-    let height = usize::from(area.height - 1);
-    let first = table.first_visible(height);
-    for (line, position) in (first..table.order.len()).take(height).enumerate() {
+    for (line, ((position, row), cells)) in visible.iter().zip(&cells).enumerate() {
         let y = area.y + 1 + line as u16;
-        let row = table.order[position] as usize;
-        if row >= rows.len() {
-            continue;
-        }
-        let selected = position == table.cursor;
+        let selected = *position == table.cursor;
         let over: Option<Style> = if selected {
             Some(painter.style(Role::Selected))
-        } else if rows.stale(row) {
+        } else if rows.stale(*row) {
             Some(painter.style(Role::Muted))
         } else {
             None
@@ -53,11 +58,11 @@ pub fn draw(painter: &Painter, buffer: &mut Buffer, area: Rect, table: &TableVie
         let mut x = area.x;
         for (index, width) in &shown {
             let width = (*width).min(area.right().saturating_sub(x));
-            let cell = rows.cell(row, *index);
+            let cell = &cells[*index];
             if columns[*index].right {
-                painter.line_right(buffer, x, y, width, &cell, over);
+                painter.line_right(buffer, x, y, width, cell, over);
             } else {
-                painter.line(buffer, x, y, width, &cell, over);
+                painter.line(buffer, x, y, width, cell, over);
             }
             x = x.saturating_add(width + 1);
         }
