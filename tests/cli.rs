@@ -315,7 +315,7 @@ fn help_says_what_there_is() {
 fn render(command: &mut clap::Command, pages: &mut String) {
     let help = command.render_help();
     pages.push_str(&format!("# {}\n{help}\n", command.get_bin_name().unwrap_or_default()));
-    for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
+    for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help" && !sub.is_hide_set()) {
         render(sub, pages);
     }
 }

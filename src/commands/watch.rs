@@ -105,7 +105,9 @@ impl Labels {
             EventKind::RunQueued { kind, label, .. } => format!("queued: {} {label}", output::word(kind)),
             EventKind::RunStarted { .. } => "started".into(),
             EventKind::TaskStarted { task, kind, label, .. } => {
-                let name = format!("{} {label}", output::word(kind));
+                // Many labels begin with their kind already: "snapshot of web-01".
+                let kind = output::word(kind);
+                let name = if label.starts_with(&kind) { label.clone() } else { format!("{kind} {label}") };
                 self.0.insert(*task, name.clone());
                 format!("{name}: started")
             }

@@ -1,5 +1,7 @@
 //! A proxy that says what a test wants, and the console's binary run against it.
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::path::Path;

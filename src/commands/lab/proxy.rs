@@ -240,7 +240,9 @@ pub fn guard(parent: i32, program: &[std::ffi::OsString]) -> ExitCode {
     let Some((program, arguments)) = program.split_first() else { return ExitCode::from(2) };
     #[cfg(target_os = "linux")]
     {
-        let asked = rustix::process::set_parent_process_death_signal(Some(Signal::TERM));
+        // Not TERM: whoever dies without stopping its daemons has taken their pools with it, and a daemon that wants to
+        // clean up there would wait for them, holding its state against the next lab.
+        let asked = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
         // The parent may have died before we asked.
         if asked.is_err() || rustix::process::getppid().map(Pid::as_raw_pid) != Some(parent) {
             return ExitCode::FAILURE;

@@ -1,0 +1,178 @@
+//! The whole story with the real programs: a lab, a job, a key, a delta that moves only what changed, a restore that is
+//! the same to the byte, and nothing left running.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde_json::Value;
+use support::{backhaul, stderr, stdout};
+use tokio::process::{Child, Command};
+
+/// Patience for things that take a second: a machine under load takes ten.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+struct Lab {
+    child: Child,
+    dir: PathBuf,
+}
+
+impl Lab {
+    async fn start(dir: &Path) -> Self {
+        let program = Path::new(env!("CARGO_BIN_EXE_backhaul"));
+        let daemon = program.with_file_name("backhauld");
+        assert!(daemon.is_file(), "{} is missing: cargo build --package daemon", daemon.display());
+        let mut child = Command::new(program)
+            .args(["lab", "--serve", "--small", "--dir"])
+            .arg(dir)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let ready = dir.join("lab.json");
+        let waiting = async {
+            while !ready.exists() {
+                if let Some(status) = child.try_wait().unwrap() {
+                    panic!("the lab ended: {status}");
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.expect("the lab becomes ready");
+        Self { child, dir: dir.to_owned() }
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&std::fs::read(self.dir.join("lab.json")).unwrap()).unwrap()
+    }
+
+    /// Runs a command that must succeed, and reads its JSON lines.
+    async fn ask(&self, arguments: &[&str]) -> Vec<Value> {
+        let output = backhaul(&self.dir.join("config"), &[arguments, &["--json"]].concat()).await;
+        assert!(output.status.success(), "{arguments:?}: {}{}", stdout(&output), stderr(&output));
+        stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    async fn list(&self, arguments: &[&str]) -> Vec<Value> {
+        match self.ask(arguments).await.remove(0) {
+            Value::Array(items) => items,
+            other => panic!("no list: {other}"),
+        }
+    }
+
+    /// The daemons of this lab that the system says are running.
+    fn daemons(&self) -> Vec<Pid> {
+        let dir = self.dir.to_str().unwrap();
+        let processes = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let line = String::from_utf8_lossy(&std::fs::read(entry.path().join("cmdline")).ok()?).into_owned();
+            (line.contains("backhauld") && line.contains(dir)).then(|| Pid::from_raw(pid)).flatten()
+        });
+        processes.collect()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.child.id().unwrap() as i32).unwrap(), signal).unwrap();
+    }
+}
+
+async fn gone(processes: &[Pid]) {
+    let waiting = async {
+        while processes.iter().any(|pid| test_kill_process(*pid).is_ok()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("the daemons end with the lab");
+}
+
+fn moved(events: &[Value]) -> u64 {
+    let last = events.last().unwrap();
+    assert_eq!((&last["event"], &last["outcome"]), (&"runEnded".into(), &"success".into()), "{last}");
+    last["summary"]["bytes"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn a_vm_is_backed_up_changed_backed_up_again_and_restored_byte_for_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    // A folder with a space: paths travel through configuration files, URLs and command lines.
+    let home = dir.path().join("a lab");
+    let mut lab = Lab::start(&home).await;
+    let inventory = lab.json();
+    assert_eq!(inventory["proxies"].as_array().unwrap().len(), 2);
+    assert_eq!(lab.list(&["proxy", "list"]).await.iter().filter(|proxy| proxy["state"] == "live").count(), 2);
+
+    lab.ask(&["job", "add", "--name", "nightly “x”", "--mode", "delta", "--vm", "web-01", "--remote", "paris-backups"]).await;
+    let key = lab.ask(&["job", "run", "nightly “x”", "--watch"]).await;
+    let cursors: Vec<u64> = key.iter().map(|event| event["cursor"].as_u64().unwrap()).collect();
+    assert_eq!(cursors, (1..=cursors.len() as u64).collect::<Vec<_>>());
+    let whole = moved(&key);
+
+    let mutated = lab.ask(&["lab", "mutate", "--dir", home.to_str().unwrap(), "--vm", "web-01", "--percent", "5"]).await;
+    let changed: u64 = mutated[0]["disks"].as_array().unwrap().iter().map(|disk| disk["bytes"].as_u64().unwrap()).sum();
+    let delta = moved(&lab.ask(&["job", "run", "nightly “x”", "--watch"]).await);
+    assert_eq!(delta, changed, "the second run moves what has changed, of {whole} bytes");
+
+    let points = lab.list(&["backup", "list", "--vm", "web-01"]).await;
+    assert_eq!(points.len(), 2);
+    let newest = points[0]["id"].as_str().unwrap();
+    moved(&lab.ask(&["backup", "restore", newest, "--sr", "Local storage", "--name", "back \"again\"", "--watch"]).await);
+    moved(&lab.ask(&["backup", "verify", newest, "--watch"]).await);
+
+    // Stopped and continued, it is the same lab; the restored VM is in its inventory now.
+    let daemons = lab.daemons();
+    assert_eq!(daemons.len(), 2);
+    lab.signal(Signal::TERM);
+    assert!(lab.child.wait().await.unwrap().success());
+    gone(&daemons).await;
+    assert!(!home.join("lab.json").exists());
+    let lab = Lab::start(&home).await;
+    let inventory = lab.json();
+    let disks = |name: &str| -> Vec<PathBuf> {
+        let vm = inventory["vms"].as_array().unwrap().iter().find(|vm| vm["name"] == name).unwrap();
+        vm["disks"].as_array().unwrap().iter().map(|disk| disk["path"].as_str().unwrap().into()).collect()
+    };
+    let (original, restored) = (disks("web-01"), disks("back \"again\""));
+    assert_eq!(original.len(), 2);
+    for (one, other) in original.iter().zip(&restored) {
+        assert!(
+            std::fs::read(one).unwrap() == std::fs::read(other).unwrap(),
+            "{} differs from {}",
+            one.display(),
+            other.display()
+        );
+    }
+    assert_eq!(lab.list(&["backup", "list"]).await.len(), 2);
+}
+
+#[tokio::test]
+async fn nothing_survives_a_killed_lab_and_a_killed_daemon_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut lab = Lab::start(dir.path()).await;
+    let daemons = lab.daemons();
+    for pid in &daemons {
+        kill_process(*pid, Signal::KILL).unwrap();
+    }
+    let back = async {
+        while lab.list(&["proxy", "list"]).await.iter().any(|proxy| proxy["state"] != "live") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, back).await.expect("the daemons are started again");
+    let second =
+        backhaul(&dir.path().join("config"), &["lab", "--serve", "--small", "--dir", dir.path().to_str().unwrap()]).await;
+    assert_eq!(second.status.code(), Some(4), "a second lab in the same folder: {second:?}");
+
+    let daemons = lab.daemons();
+    lab.signal(Signal::KILL);
+    let _ = lab.child.wait().await;
+    gone(&daemons).await;
+    let told = backhaul(&dir.path().join("config"), &["vm", "list"]).await;
+    assert_eq!(told.status.code(), Some(3));
+    std::fs::remove_file(dir.path().join("lab.json")).unwrap();
+    let lab = Lab::start(dir.path()).await;
+    assert_eq!(lab.list(&["vm", "list"]).await.len(), 2);
+}
