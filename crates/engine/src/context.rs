@@ -52,7 +52,7 @@ impl Context {
             .pools
             .get(id)
             .ok_or_else(|| Error::refused("POOL_NOT_FOUND", format!("pool {id} is not among those the run may use")))?;
-        let connect = cell.get_or_try_init(async || Pool::connect(access).await.map(Arc::new));
+        let connect = cell.get_or_try_init(|| async { Pool::connect(access).await.map(Arc::new) });
         self.unless_cancelled(connect).await?.cloned()
     }
 
@@ -62,7 +62,7 @@ impl Context {
             .remotes
             .get(id)
             .ok_or_else(|| Error::refused("REMOTE_NOT_FOUND", format!("remote {id} is not among those the run may use")))?;
-        let open = cell.get_or_try_init(async || Remote::open(access).await.map(Arc::new));
+        let open = cell.get_or_try_init(|| async { Remote::open(access).await.map(Arc::new) });
         self.unless_cancelled(open).await?.cloned()
     }
 

@@ -93,20 +93,13 @@ async fn find<T: xapi::Kind>(pool: &Pool, uuid: &str) -> Result<Option<Record<T>
 
 /// Destroys a snapshot that no restore point was made of. One that was exported is the base of the next delta.
 async fn leftover_snapshot(pool: &Pool, vm: &str, known: Option<&str>, task: &Task) -> Result<(), Error> {
-    let destroy = async |snapshot: &Record<Vm>| {
-        task.info(format!("destroys snapshot {} of the interrupted run", snapshot.uuid));
-        pool.client
-            .destroy_vm(&snapshot.reference, snapshot::WITH_DISKS)
-            .await
-            .map_err(pool.failed(format!("destroy snapshot {}", snapshot.uuid)))
-    };
     if let Some(known) = known {
         return match find::<Vm>(pool, known).await? {
             Some(snapshot) if snapshot.other_config.contains_key(keys::EXPORTED) => {
                 task.info(format!("snapshot {known} was exported completely and stays as base of the next backup"));
                 Ok(())
             }
-            Some(snapshot) if snapshot.is_a_snapshot => destroy(&snapshot).await,
+            Some(snapshot) if snapshot.is_a_snapshot => destroy(pool, &snapshot, task).await,
             Some(_) => Err(Error::refused("NOT_A_SNAPSHOT", format!("{known} is no snapshot: it is left alone"))),
             None => Ok(()),
         };
@@ -114,13 +107,19 @@ async fn leftover_snapshot(pool: &Pool, vm: &str, known: Option<&str>, task: &Ta
     // Its uuid is recorded before it is tagged, so one without is still called by the temporary name.
     let Some(vm) = find::<Vm>(pool, vm).await? else { return Ok(()) };
     for leftover in snapshot::inventory(pool).await?.leftovers(&vm) {
-        destroy(leftover).await?;
+        destroy(pool, leftover, task).await?;
     }
     Ok(())
 }
 
+async fn destroy(pool: &Pool, snapshot: &Record<Vm>, task: &Task) -> Result<(), Error> {
+    task.info(format!("destroys snapshot {} of the interrupted run", snapshot.uuid));
+    let doing = pool.failed(format!("destroy snapshot {}", snapshot.uuid));
+    pool.client.destroy_vm(&snapshot.reference, snapshot::WITH_DISKS).await.map_err(doing)
+}
+
 /// Destroys a VM whose restore did not come to its end, and disks that were not attached yet.
-async fn half_restored(pool: &Pool, run: &str, uuid: Option<&str>, task: &Task) -> Result<(), Error> {
+pub(crate) async fn half_restored(pool: &Pool, run: &str, uuid: Option<&str>, task: &Task) -> Result<(), Error> {
     let is_marked = |config: &BTreeMap<String, String>| config.get(keys::RESTORE_RUN).is_some_and(|mark| mark == run);
     let vms = pool.client.all::<Vm>().await.map_err(pool.failed("list its VMs"))?;
     let vdis = pool.client.all::<Vdi>().await.map_err(pool.failed("list its disks"))?;

@@ -4,6 +4,7 @@
 //! part of a finished whole.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use api::{Intent, TaskKind};
 use jiff::Timestamp;
@@ -22,6 +23,9 @@ const MIGRATIONS: [&str; 2] = ["pool_migrate", "migrate_send"];
 const MIGRATION_REASON: &str = "VM migration is blocked during backup";
 /// Disks with this in their name are not backed up.
 pub(crate) const NO_BACKUP: &str = "[NOBAK]";
+
+/// How long a cancel waits for a snapshot that is being taken.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(45);
 
 /// How snapshots are destroyed: with their disks, whatever is blocked on them, because they are our own.
 pub(crate) const WITH_DISKS: Destroy = Destroy { disks: true, bypass_blocked: true };
@@ -199,12 +203,33 @@ where
         .map(|vdi| vdi.reference.clone())
         .collect();
     let taking = pool.client.snapshot_vm(&vm.reference, keys::TEMPORARY_NAME, &ignored);
-    let reference = context.unless_cancelled(taking).await?.map_err(doing("snapshot"))?;
-    let snapshot = pool.get::<Vm>(&reference).await?;
-    named(snapshot.uuid.clone()).await?;
-    tag(pool, &snapshot, vm, owner).await.map_err(doing("tag the snapshot of"))?;
-    // Read again: what a restore point stores is the snapshot as it is now.
-    pool.get::<Vm>(&reference).await
+    let mut taking = std::pin::pin!(taking);
+    let (taken, cancelled) = match context.unless_cancelled(&mut taking).await {
+        Ok(taken) => (taken, false),
+        // A snapshot under way cannot be called back: it has to be there before it can go.
+        Err(_) => match tokio::time::timeout(SNAPSHOT_PATIENCE, taking).await {
+            Ok(taken) => (taken, true),
+            Err(_) => return Err(Error::Cancelled),
+        },
+    };
+    let reference = taken.map_err(doing("snapshot"))?;
+    let finish = async {
+        if cancelled {
+            return Err(Error::Cancelled);
+        }
+        let snapshot = pool.get::<Vm>(&reference).await?;
+        named(snapshot.uuid.clone()).await?;
+        tag(pool, &snapshot, vm, owner).await.map_err(doing("tag the snapshot of"))?;
+        // Read again: what a restore point stores is the snapshot as it is now.
+        pool.get::<Vm>(&reference).await
+    };
+    let finished = finish.await;
+    if finished.is_err()
+        && let Err(error) = pool.client.destroy_vm(&reference, WITH_DISKS).await
+    {
+        context.warn(None, pool.failed(format!("destroy the unfinished snapshot of {}", vm.name_label))(error).sentence());
+    }
+    finished
 }
 
 async fn tag(pool: &Pool, snapshot: &Record<Vm>, vm: &Record<Vm>, owner: &Owner<'_>) -> xapi::Result<()> {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Intent, JobMode, Outcome, Phase, TaskKind, TaskResult};
+use api::{Intent, JobMode, Phase, TaskKind, TaskResult};
 use repository::BackupTime;
 use repository::retention;
 use tokio_util::sync::CancellationToken;
@@ -256,8 +256,6 @@ impl Job<'_> {
         if result.is_ok() && incremental {
             return;
         }
-        let outcome = result.as_ref().map_or_else(Error::outcome, |_| Outcome::Success);
-        tracing::debug!(?outcome, "the snapshot goes");
         snapshot::discard(self.context, self.pool, taken, task).await;
     }
 }

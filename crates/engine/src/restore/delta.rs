@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use api::{Phase, TaskKind, TaskResult};
-use futures::stream::{self, StreamExt};
+use futures::stream::{self, FuturesUnordered, StreamExt};
 use repository::DiskChain;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -17,6 +17,7 @@ use super::new_vm::{self, NewVm};
 use super::{Restore, records};
 use crate::error::Error;
 use crate::journal::Task;
+use crate::recover::half_restored;
 
 /// Blocks read ahead of the upload of a disk.
 const READ_AHEAD: usize = 4;
@@ -39,7 +40,11 @@ impl Restore<'_> {
         let mut vm = match NewVm::create(self.pool, self.stored, &self.context.run).await {
             Ok(vm) => vm,
             Err(error) => {
-                self.context.recorder.settle(intent);
+                // The answer may have been lost on its way, and the VM be there.
+                match half_restored(self.pool, &self.context.run, None, task).await {
+                    Ok(()) => self.context.recorder.settle(intent),
+                    Err(undo) => task.warn(undo.sentence()),
+                }
                 return Err(error);
             }
         };
@@ -97,12 +102,16 @@ impl Restore<'_> {
     async fn upload_all(&self, uploads: &[Upload], task: &Task) -> Result<(), Error> {
         let stop = self.context.cancel.child_token();
         let concurrency = self.context.limits.disks_per_vm.max(1) as usize;
-        let mut running = stream::iter(uploads).map(|upload| self.upload_disk(upload, &stop, task)).buffer_unordered(concurrency);
+        let mut waiting = uploads.iter();
+        let mut running: FuturesUnordered<_> =
+            waiting.by_ref().take(concurrency).map(|upload| self.upload_disk(upload, &stop, task)).collect();
         let mut failure = None;
         while let Some(result) = running.next().await {
             if let Err(error) = result {
                 stop.cancel();
                 failure.get_or_insert(error);
+            } else if let Some(next) = waiting.next() {
+                running.push(self.upload_disk(next, &stop, task));
             }
         }
         failure.map_or(Ok(()), Err)
