@@ -179,6 +179,32 @@ async fn xo_then_ours(layout: Layout, nbd: bool) {
     site.assert_no_leftovers();
 }
 
+/// XO can throw the data of its snapshot away and keep only its change tracking; that is then the base for both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_continue_from_a_snapshot_whose_data_is_destroyed() {
+    let site = Site::open(Layout::File).await;
+    let settings = json!({ "preferNbd": true, "cbtDestroySnapshotData": true });
+    site.good(&site.xo_backup("delta", settings.clone()).await, 1);
+    site.assert_snapshots("cbt_metadata", 2);
+
+    site.mutate(10.0).await;
+    let second = site.keep_disks("second");
+    let told = site.our_backup(JobMode::Delta, Compression::None, true, 7).await;
+    assert_eq!(told.disks(), [(true, "nbd+cbt".to_owned()), (true, "nbd+cbt".to_owned())]);
+    site.assert_snapshots("user", 2);
+    let points = site.xo_points(2).await;
+    site.assert_xo_reads("read by XO from our delta", &points[1], &second).await;
+
+    site.mutate(10.0).await;
+    let third = site.keep_disks("third");
+    let answer = site.xo_backup("delta", settings).await;
+    assert_eq!(answer["exports"], json!([{ "isFull": false }]), "{answer:#}");
+    let points = site.good(&answer, 3);
+    let vm = site.our_restore(&points[2]).await;
+    site.assert_disks("restored by us from a chain of both", &vm, &third);
+    site.assert_no_leftovers();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_restores_the_xva_of_the_other() {
     let site = Site::open(Layout::File).await;

@@ -166,6 +166,13 @@ impl Site {
         self.vm().disks.iter().position(is_lineage).unwrap_or_else(|| panic!("{path} belongs to no disk"))
     }
 
+    /// The pool has so many snapshot disks, all of one type.
+    pub fn assert_snapshots(&self, kind: &str, count: usize) {
+        let snapshots = self.lab().records("VDI").into_iter().filter(|(_, vdi)| vdi["is_a_snapshot"] == true);
+        let kinds: Vec<_> = snapshots.map(|(_, vdi)| vdi["type"].as_str().unwrap_or_default().to_owned()).collect();
+        assert_eq!(kinds, vec![kind; count]);
+    }
+
     /// Nothing of a run stays on the pool: no task, no session, no disk held by a control domain, no blocked operation.
     pub fn assert_no_leftovers(&self) {
         let pool = self.lab();
