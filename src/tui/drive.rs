@@ -1,10 +1,12 @@
 //! The loop: wait, take in all that came, draw once. Nothing moves, nothing wakes up.
 
+use std::future::poll_fn;
 use std::io;
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use api::LogLevel;
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{Stream, StreamExt};
 use ratatui::Frame;
 use tokio::sync::mpsc::{UnboundedReceiver, error::TryRecvError};
 
@@ -170,7 +172,7 @@ impl<S: Surface, P: Performer> Console<'_, S, P> {
                 }
                 next = match events.try_recv() {
                     Ok(event) => Some(Message::Fleet(event)),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => match input.next().now_or_never() {
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => match ready(&mut input).await {
                         Some(Some(Ok(message))) => Some(message),
                         Some(_) => return Ended::Gone,
                         None => None,
@@ -226,6 +228,20 @@ impl<S: Surface, P: Performer> Console<'_, S, P> {
         self.state.dirty = Dirty::No;
         Ok(())
     }
+}
+
+/// What has been typed already, if anything.
+///
+/// The stream is asked with the waker of this task, never with a borrowed one: it remembers the waker of the first
+/// question that found nothing, and wakes only that.
+async fn ready<T>(input: &mut (impl Stream<Item = T> + Unpin)) -> Option<Option<T>> {
+    poll_fn(|context| {
+        Poll::Ready(match input.poll_next_unpin(context) {
+            Poll::Ready(item) => Some(item),
+            Poll::Pending => None,
+        })
+    })
+    .await
 }
 
 async fn sleep_until(at: Option<Instant>) {

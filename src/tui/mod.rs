@@ -103,8 +103,20 @@ pub async fn run(options: Options, events: UnboundedReceiver<FleetEvent>, perfor
     }
     guard::pass_on_signals(sender.clone()).map_err(TuiError::Terminal)?;
     guard::watch_for_hang_up(sender).map_err(TuiError::Terminal)?;
-    let input =
-        crossterm::event::EventStream::new().filter_map(|event| std::future::ready(event.map(events::message).transpose()));
+    // crossterm's stream remembers only the first waker it is polled with, so a task of its own waits for it, and the
+    // loop may look at the queue without waiting.
+    let (typed, mut typing) = unbounded_channel();
+    tokio::spawn(async move {
+        let mut stream = crossterm::event::EventStream::new();
+        while let Some(event) = stream.next().await {
+            if let Some(message) = event.map(events::message).transpose()
+                && typed.send(message).is_err()
+            {
+                return;
+            }
+        }
+    });
+    let input = futures::stream::poll_fn(move |context| typing.poll_recv(context));
     let mut console =
         Console { state, view: View::new(Painter { theme, ascii: profile.ascii }), surface: &mut terminal, performer, frames: 0 };
     match console.drive(input, events, outside).await {
