@@ -11,6 +11,7 @@ use std::time::Duration;
 use ratatui::Frame;
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
+use ratatui::layout::Rect;
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -83,6 +84,15 @@ impl RealTerminal {
     }
 }
 
+impl RealTerminal {
+    /// Forgets what is on the screen. Not `Terminal::clear`: that asks the terminal where its cursor is, and the answer
+    /// would go to the task that reads the keys.
+    fn wipe(&mut self) -> io::Result<()> {
+        let size = self.terminal.size()?;
+        self.terminal.resize(Rect::new(0, 0, size.width, size.height))
+    }
+}
+
 impl Drop for RealTerminal {
     fn drop(&mut self) {
         OVER.store(true, Ordering::SeqCst);
@@ -104,7 +114,7 @@ impl Surface for RealTerminal {
     }
 
     fn repaint(&mut self) -> io::Result<()> {
-        self.terminal.clear()
+        self.wipe()
     }
 
     fn copy(&mut self, text: &str) -> Result<String, String> {
@@ -127,7 +137,7 @@ impl Surface for RealTerminal {
 
     fn resume(&mut self) -> io::Result<()> {
         enter()?;
-        self.terminal.clear()
+        self.wipe()
     }
 }
 
