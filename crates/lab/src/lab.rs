@@ -37,11 +37,12 @@ impl Lab {
     /// specification, ports, passwords and certificates.
     ///
     /// # Errors
-    /// [`LabError`]: the directory cannot be used, its state is damaged, a disk cannot be made, no port is free.
+    /// [`LabError`]: the specification is not usable, the directory cannot be used, its state is damaged, a disk cannot be made, no port is free.
     pub async fn open(dir: &Path, spec: &LabSpec) -> Result<Self, LabError> {
         tls::install_provider();
         std::fs::create_dir_all(dir).map_err(LabError::file("make", dir))?;
         let dir = dir.canonicalize().map_err(LabError::file("find", dir))?;
+        spec.check()?;
         let file = dir.join("world.json");
         let spec = match read_json::<LabSpec>(&file)? {
             Some(known) => known,
@@ -80,10 +81,7 @@ impl Lab {
         &self.pools
     }
 
-    /// The first pool; a lab without any is refused at opening by nobody, so this is for labs known to have one.
-    ///
-    /// # Panics
-    /// Without pools.
+    /// The first pool, which every lab has.
     pub fn pool(&self) -> &PoolHandle {
         &self.pools[0]
     }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::{Connection, HttpError, Request};
 use crate::pool::Pool;
-use crate::transfer::{self, After};
+use crate::transfer;
 use crate::{rpc, xmlrpc};
 
 /// How long a client may take for its handshake.
@@ -89,11 +89,11 @@ async fn converse(pool: &Arc<Pool>, host: usize, mut connection: Connection) -> 
             ("POST", "/xmlrpc" | "/RPC2" | "") => xml_rpc(pool, host, &mut connection, &request).await?,
             ("GET", "") => connection.answer(&request, 200, &[("content-type", "text/plain")], GREETING).await?,
             _ => match transfer::serve(pool, host, &request, connection).await? {
-                After::Keep(kept) => {
+                Some(kept) => {
                     connection = kept;
                     continue;
                 }
-                After::Gone => return Ok(()),
+                None => return Ok(()),
             },
         };
         if !alive {

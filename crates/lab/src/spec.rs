@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::LabError;
+
 /// A mebibyte, bytes.
 pub const MIB: u64 = 1 << 20;
 
@@ -134,6 +136,25 @@ impl PoolSpec {
 }
 
 impl LabSpec {
+    /// Refuses what cannot be built.
+    ///
+    /// # Errors
+    /// [`LabError::Spec`]: no pools, two pools of one name, a number of hosts that is not 1 to 8.
+    pub(crate) fn check(&self) -> Result<(), LabError> {
+        if self.pools.is_empty() {
+            return Err(LabError::Spec("it has no pools".into()));
+        }
+        for (index, pool) in self.pools.iter().enumerate() {
+            if self.pools[..index].iter().any(|other| other.name == pool.name) {
+                return Err(LabError::Spec(format!("two pools have the name {}", pool.name)));
+            }
+            if pool.hosts == 0 || pool.hosts > 8 {
+                return Err(LabError::Spec(format!("pool {} has {} hosts; 1 to 8 are possible", pool.name, pool.hosts)));
+            }
+        }
+        Ok(())
+    }
+
     /// For tests: one pool `lab`, one running VM `alpha` with two disks of 64 MiB, 20 MiB of generated content on the
     /// first and 2 MiB on the second.
     pub fn single() -> Self {
@@ -153,17 +174,17 @@ impl LabSpec {
         let paris = vec![
             VmSpec::new(
                 "web-01",
-                vec![DiskSpec::new("web-01 system", 2048 * MIB, files(160)), DiskSpec::new("web-01 data", 1024 * MIB, files(60))],
+                vec![DiskSpec::new("web-01 system", 2048 * MIB, files(96)), DiskSpec::new("web-01 data", 1024 * MIB, files(40))],
             )
             .tagged(&["prod", "web"]),
-            VmSpec::new("database “orders”", vec![DiskSpec::new("orders system", 4096 * MIB, files(240))]).tagged(&["prod"]),
-            VmSpec::new("mail 📬 relay", vec![DiskSpec::new("mail system", 1024 * MIB, files(80))]),
-            VmSpec::new("old printer server", vec![DiskSpec::new("printer", 256 * MIB, files(30))]).halted().without_cbt(),
+            VmSpec::new("database “orders”", vec![DiskSpec::new("orders system", 4096 * MIB, files(160))]).tagged(&["prod"]),
+            VmSpec::new("mail 📬 relay", vec![DiskSpec::new("mail system", 1024 * MIB, files(64))]),
+            VmSpec::new("old printer server", vec![DiskSpec::new("printer", 256 * MIB, files(24))]).halted().without_cbt(),
         ];
         let lyon = vec![
-            VmSpec::new("files-lyon", vec![DiskSpec::new("files-lyon system", 4096 * MIB, files(260))]).tagged(&["prod"]),
-            VmSpec::new("خادم الويب", vec![DiskSpec::new("خادم الويب", 1024 * MIB, files(70))]).tagged(&["test"]),
-            VmSpec::new("O'Brien's \"lab\" box", vec![DiskSpec::new("lab box", 512 * MIB, files(60))]).without_cbt(),
+            VmSpec::new("files-lyon", vec![DiskSpec::new("files-lyon system", 4096 * MIB, files(180))]).tagged(&["prod"]),
+            VmSpec::new("خادم الويب", vec![DiskSpec::new("خادم الويب", 1024 * MIB, files(60))]).tagged(&["test"]),
+            VmSpec::new("O'Brien's \"lab\" box", vec![DiskSpec::new("lab box", 512 * MIB, files(48))]).without_cbt(),
         ];
         let site = |name: &str, vms| {
             let mut pool = PoolSpec::new(name, vms);

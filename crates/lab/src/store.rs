@@ -352,10 +352,10 @@ mod tests {
         let vm = store.create("VM", json!({}));
         let other = store.create("VM", json!({}));
         let vbd = store.create("VBD", json!({ "VM": vm }));
-        assert_eq!(store.refs("VM", &vm, "VBDs").unwrap(), [vbd.clone()]);
+        assert_eq!(store.refs("VM", &vm, "VBDs").unwrap(), std::slice::from_ref(&vbd));
         store.set("VBD", &vbd, "VM", other.as_str()).unwrap();
         assert!(store.refs("VM", &vm, "VBDs").unwrap().is_empty());
-        assert_eq!(store.refs("VM", &other, "VBDs").unwrap(), [vbd.clone()]);
+        assert_eq!(store.refs("VM", &other, "VBDs").unwrap(), std::slice::from_ref(&vbd));
         store.remove("VBD", &vbd);
         assert!(store.refs("VM", &other, "VBDs").unwrap().is_empty());
     }
@@ -370,7 +370,7 @@ mod tests {
         assert_eq!(store.generation(), then + 1);
         let brief = store.create("task", json!({}));
         store.remove("task", &brief);
-        assert_eq!(store.touched_since(then).map(|t| t.reference.to_owned()).collect::<Vec<_>>(), [vm.clone()]);
+        assert_eq!(store.touched_since(then).map(|t| t.reference.to_owned()).collect::<Vec<_>>(), std::slice::from_ref(&vm));
         assert_eq!(store.deleted_since(then).unwrap().count(), 0);
         store.remove("VM", &vm);
         assert_eq!(store.deleted_since(then).unwrap().count(), 1);

@@ -159,10 +159,10 @@ async fn machines_are_made_switched_copied_and_destroyed() {
     let bench = Bench::single().await;
     let client = &bench.client;
     let vm = json!(bench.pool().vm("alpha").unwrap().reference);
-    client.run("VM.clean_shutdown", &[vm.clone()]).await;
-    assert_eq!(client.call("VM.get_power_state", &[vm.clone()]).await, "Halted");
+    client.run("VM.clean_shutdown", std::slice::from_ref(&vm)).await;
+    assert_eq!(client.call("VM.get_power_state", std::slice::from_ref(&vm)).await, "Halted");
     let copy = json!(client.run("VM.clone", &[vm.clone(), json!("copy")]).await);
-    assert_eq!(client.call("VM.get_is_a_snapshot", &[copy.clone()]).await, false);
+    assert_eq!(client.call("VM.get_is_a_snapshot", std::slice::from_ref(&copy)).await, false);
     client.run("VM.start", &[copy.clone(), json!(false), json!(false)]).await;
     // The guest's agent reports a moment later.
     let reference = copy.as_str().unwrap();
@@ -170,9 +170,9 @@ async fn machines_are_made_switched_copied_and_destroyed() {
         bench.pool().record("VM", reference).is_some_and(|vm| vm["guest_metrics"] != "OpaqueRef:NULL")
     })
     .await;
-    client.run("VM.suspend", &[copy.clone()]).await;
+    client.run("VM.suspend", std::slice::from_ref(&copy)).await;
     client.run("VM.resume", &[copy.clone(), json!(false), json!(false)]).await;
-    client.run("VM.hard_shutdown", &[copy.clone()]).await;
+    client.run("VM.hard_shutdown", std::slice::from_ref(&copy)).await;
     let disks = client.disks(reference).await;
     client.run("VM.destroy", &[copy]).await;
     for disk in disks {
@@ -180,8 +180,8 @@ async fn machines_are_made_switched_copied_and_destroyed() {
     }
     // A machine from its record, as a restore makes it.
     let record = client.call("VM.get_record", &[vm]).await;
-    let made = json!(client.text("VM.create", &[record.clone()]).await);
-    let made_record = client.call("VM.get_record", &[made.clone()]).await;
+    let made = json!(client.text("VM.create", std::slice::from_ref(&record)).await);
+    let made_record = client.call("VM.get_record", std::slice::from_ref(&made)).await;
     assert_ne!(made_record["uuid"], record["uuid"]);
     assert_eq!(
         (&made_record["VBDs"], &made_record["VIFs"], &made_record["platform"]),
@@ -196,12 +196,12 @@ async fn machines_are_made_switched_copied_and_destroyed() {
                 "sharable": false, "read_only": false, "other_config": {}, "xenstore_data": {}, "tags": [] })],
         )
         .await;
-    assert_eq!(client.call("VDI.get_virtual_size", &[vdi.clone()]).await, 6 << 20);
+    assert_eq!(client.call("VDI.get_virtual_size", std::slice::from_ref(&vdi)).await, 6 << 20);
     let vbd = json!({ "VM": made, "VDI": vdi, "userdevice": "autodetect", "bootable": true, "mode": "RW", "type": "Disk", "empty": false,
         "other_config": {}, "qos_algorithm_type": "", "qos_algorithm_params": {} });
     let vbd = client.call("VBD.create", &[vbd]).await;
     assert_eq!(client.call("VBD.get_userdevice", &[vbd]).await, "0");
-    assert_eq!(client.call("VM.get_allowed_VBD_devices", &[made.clone()]).await[0], "1");
+    assert_eq!(client.call("VM.get_allowed_VBD_devices", std::slice::from_ref(&made)).await[0], "1");
     let network = client.call("network.get_all", &[]).await[0].clone();
     let vif = json!({ "device": "0", "network": network, "VM": made, "MAC": "", "MTU": 1500, "other_config": {}, "qos_algorithm_type": "",
         "qos_algorithm_params": {} });

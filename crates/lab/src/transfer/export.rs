@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 use xva::{Compression, Compressor};
 
-use super::{After, Outlet, Stop, Transfer, ova, refuse};
+use super::{Outlet, Stop, Transfer, ova, refuse};
 use crate::failure::Failure;
 use crate::fault::Fault;
 use crate::http::{Connection, HttpError};
@@ -50,7 +50,7 @@ fn attach(pool: &Arc<Pool>, vdi: &str) -> Result<Attached, Failure> {
 }
 
 /// A raw disk, as it is or as a VHD.
-pub(super) async fn disk(transfer: &Transfer<'_>, connection: Connection) -> Result<After, HttpError> {
+pub(super) async fn disk(transfer: &Transfer<'_>, connection: Connection) -> Result<Option<Connection>, HttpError> {
     let pool = transfer.pool;
     let task = match transfer.task("Exporting raw disk image") {
         Ok(task) => task,
@@ -69,7 +69,7 @@ pub(super) async fn disk(transfer: &Transfer<'_>, connection: Connection) -> Res
             let content = if matches!(format, Format::Vhd) { "application/vhd" } else { "application/octet-stream" };
             run(pool, connection, task, "HTTP/1.1", content, length, Pieces::Disk(stream)).await?;
             drop(attached);
-            Ok(After::Gone)
+            Ok(None)
         }
         Err(failure) => transfer.fail(connection, task, failure).await,
     }
@@ -95,7 +95,7 @@ async fn open(transfer: &Transfer<'_>, format: &Format) -> Result<(ByteStream, u
 }
 
 /// A whole machine as XVA.
-pub(super) async fn machine(transfer: &Transfer<'_>, connection: Connection) -> Result<After, HttpError> {
+pub(super) async fn machine(transfer: &Transfer<'_>, connection: Connection) -> Result<Option<Connection>, HttpError> {
     let task = match transfer.task("Export of a VM") {
         Ok(task) => task,
         Err(failure) => return refuse(transfer, connection, 500, &failure.to_string()).await,
@@ -111,7 +111,7 @@ pub(super) async fn machine(transfer: &Transfer<'_>, connection: Connection) -> 
             let pieces = archive(manifest, disks, compression);
             run(transfer.pool, connection, task, "HTTP/1.0", "application/octet-stream", expected, Pieces::Archive(pieces))
                 .await?;
-            Ok(After::Gone)
+            Ok(None)
         }
         Err(failure) => transfer.fail(connection, task, failure).await,
     }
@@ -197,7 +197,7 @@ fn write_archive(
 }
 
 /// The records as XML, for a backup of the pool's metadata.
-pub(super) async fn database(transfer: &Transfer<'_>, connection: Connection) -> Result<After, HttpError> {
+pub(super) async fn database(transfer: &Transfer<'_>, connection: Connection) -> Result<Option<Connection>, HttpError> {
     let task = match transfer.task("Dumping the database") {
         Ok(task) => task,
         Err(failure) => return refuse(transfer, connection, 500, &failure.to_string()).await,
@@ -210,7 +210,7 @@ pub(super) async fn database(transfer: &Transfer<'_>, connection: Connection) ->
     let length = xml.len() as u64;
     tokio::spawn(async move { sender.send(Ok(xml.into())).await });
     run(transfer.pool, connection, task, "HTTP/1.1", "text/xml", length, Pieces::Archive(pieces)).await?;
-    Ok(After::Gone)
+    Ok(None)
 }
 
 /// Where the bytes come from.

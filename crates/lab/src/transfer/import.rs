@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use disks::Image;
 use serde_json::{Map, Value, json};
@@ -9,7 +10,7 @@ use uuid::Uuid;
 use xva::{Event, Importer};
 
 use super::ova::{self, Object};
-use super::{After, Transfer, refuse};
+use super::{Transfer, refuse};
 use crate::failure::Failure;
 use crate::fault::Fault;
 use crate::http::{Body, Connection, HttpError};
@@ -19,6 +20,9 @@ use crate::rpc::{self, Task};
 use crate::store::Store;
 use crate::xmlrpc;
 
+/// How long an import waits for its disk to be detached.
+const DETACH: Duration = Duration::from_secs(4);
+
 /// How an upload ends.
 struct Ended {
     result: Result<String, Failure>,
@@ -27,7 +31,11 @@ struct Ended {
 }
 
 /// A whole machine from an archive.
-pub(super) async fn machine(transfer: &Transfer<'_>, mut connection: Connection, length: u64) -> Result<After, HttpError> {
+pub(super) async fn machine(
+    transfer: &Transfer<'_>,
+    mut connection: Connection,
+    length: u64,
+) -> Result<Option<Connection>, HttpError> {
     let task = match transfer.task("Import of a VM") {
         Ok(task) => task,
         Err(failure) => return refuse(transfer, connection, 500, &failure.to_string()).await,
@@ -59,11 +67,15 @@ pub(super) async fn machine(transfer: &Transfer<'_>, mut connection: Connection,
     }
     let result = outcome.map(|vm| xmlrpc::fragment(&json!([vm])));
     end(connection, task, Ended { result, cut }).await;
-    Ok(After::Gone)
+    Ok(None)
 }
 
 /// The content of a disk that exists, or with `sr_id` of a new one.
-pub(super) async fn disk(transfer: &Transfer<'_>, mut connection: Connection, length: u64) -> Result<After, HttpError> {
+pub(super) async fn disk(
+    transfer: &Transfer<'_>,
+    mut connection: Connection,
+    length: u64,
+) -> Result<Option<Connection>, HttpError> {
     let task = match transfer.task("Importing raw disk image") {
         Ok(task) => task,
         Err(failure) => return refuse(transfer, connection, 500, &failure.to_string()).await,
@@ -73,7 +85,7 @@ pub(super) async fn disk(transfer: &Transfer<'_>, mut connection: Connection, le
         task.settle(Err(Failure::internal(format!("unknown format {format}"))));
         return refuse(transfer, connection, 404, "unknown format").await;
     }
-    let (vdi, image, plug) = match open_disk(transfer, length) {
+    let (vdi, image, plug) = match open_disk(transfer, length).await {
         Ok(opened) => opened,
         Err(failure) => return transfer.fail(connection, task, failure).await,
     };
@@ -102,10 +114,10 @@ pub(super) async fn disk(transfer: &Transfer<'_>, mut connection: Connection, le
     let _gone = transfer.pool.db.with(|store| store.set("VDI", &vdi, "physical_utilisation", used));
     drop(plug);
     end(connection, task, Ended { result: outcome.map(|()| String::new()), cut }).await;
-    Ok(After::Gone)
+    Ok(None)
 }
 
-fn open_disk(transfer: &Transfer<'_>, length: u64) -> Result<(String, Arc<Image>, Plug), Failure> {
+async fn open_disk(transfer: &Transfer<'_>, length: u64) -> Result<(String, Arc<Image>, Plug), Failure> {
     let pool = transfer.pool;
     let vdi = match (transfer.object("VDI", "vdi")?, transfer.object("SR", "sr_id")?) {
         (Some(vdi), _) => vdi,
@@ -119,11 +131,26 @@ fn open_disk(transfer: &Transfer<'_>, length: u64) -> Result<(String, Arc<Image>
         if store.flag("VDI", &vdi, "is_a_snapshot")? || store.flag("VDI", &vdi, "read_only")? {
             return Err(Failure::new("VDI_READONLY", [vdi.as_str()]));
         }
-        rpc::check_not_attached(store, &vdi, "import", None)
+        Ok(())
     })?;
+    detached(pool, &vdi).await?;
     let (image, _) = pool.shelf.find(&vdi)?;
     let plug = pool.plug(&vdi, false)?;
     Ok((vdi, image, plug))
+}
+
+/// Waits for a disk that is still attached from the transfer before, as attaching it in the control domain does.
+async fn detached(pool: &Pool, vdi: &str) -> Result<(), Failure> {
+    let deadline = tokio::time::Instant::now() + DETACH;
+    let mut changes = pool.db.watch();
+    loop {
+        changes.borrow_and_update();
+        let Err(in_use) = pool.db.with(|store| rpc::check_not_attached(store, vdi, "import", None)) else { return Ok(()) };
+        tokio::select! {
+            _ = changes.changed() => {}
+            () = tokio::time::sleep_until(deadline) => return Err(in_use),
+        }
+    }
 }
 
 async fn begin(connection: &mut Connection, task: &Task) -> Result<(), HttpError> {

@@ -26,21 +26,13 @@ pub(crate) struct Transfer<'a> {
     pub request: &'a Request,
 }
 
-/// How a handler leaves the connection.
-pub(crate) enum After {
-    /// Usable for another request.
-    Keep(Connection),
-    /// Ended, one way or other.
-    Gone,
-}
-
-/// Answers a request to a data handler; gives the connection back when the path is none of theirs.
+/// Answers a request to a data handler. Gives the connection back where it can bear another request.
 pub(crate) async fn serve(
     pool: &Arc<Pool>,
     host: usize,
     request: &Request,
     mut connection: Connection,
-) -> Result<After, HttpError> {
+) -> Result<Option<Connection>, HttpError> {
     let transfer = Transfer { pool, host, request };
     let handler = match (request.method.as_str(), request.path.as_str()) {
         ("GET", "/export" | "/export_raw_vdi" | "/pool/xmldbdump") | ("PUT", "/import" | "/import_raw_vdi") => {
@@ -72,7 +64,7 @@ pub(crate) async fn serve(
         if length == 0 {
             // A client that asks whether it would be redirected (xapi-streams.md §2.2): nothing is meant.
             let keep = connection.answer(request, 200, &[], b"").await?;
-            return Ok(if keep { After::Keep(connection) } else { After::Gone });
+            return Ok(if keep { Some(connection) } else { None });
         }
         match handler {
             "/import" => import::machine(&transfer, connection, length).await,
@@ -87,24 +79,29 @@ pub(crate) async fn serve(
     }
 }
 
-async fn refuse(transfer: &Transfer<'_>, mut connection: Connection, status: u16, reason: &str) -> Result<After, HttpError> {
+async fn refuse(
+    transfer: &Transfer<'_>,
+    mut connection: Connection,
+    status: u16,
+    reason: &str,
+) -> Result<Option<Connection>, HttpError> {
     let unread = transfer.request.length().unwrap_or(0) > 0 || transfer.request.is_chunked();
     let keep = connection.answer(transfer.request, status, &[("content-type", "text/plain")], reason.as_bytes()).await?;
     if keep && !unread {
-        return Ok(After::Keep(connection));
+        return Ok(Some(connection));
     }
     connection.close().await;
-    Ok(After::Gone)
+    Ok(None)
 }
 
-async fn redirect(transfer: &Transfer<'_>, mut connection: Connection) -> Result<After, HttpError> {
+async fn redirect(transfer: &Transfer<'_>, mut connection: Connection) -> Result<Option<Connection>, HttpError> {
     let hosts = transfer.pool.identity.hosts.len();
     let address = Pool::host_address((transfer.host + 1) % hosts);
     let port = transfer.pool.listening.get().map_or(443, |(https, _)| https.port());
     let location = format!("https://{address}:{port}{}/?{}", transfer.request.path, transfer.request.query);
     connection.answer(transfer.request, 302, &[("location", &location)], b"").await?;
     connection.close().await;
-    Ok(After::Gone)
+    Ok(None)
 }
 
 impl Transfer<'_> {
@@ -133,7 +130,7 @@ impl Transfer<'_> {
     }
 
     /// Refuses with 500 and ends the task.
-    async fn fail(&self, connection: Connection, task: Task, failure: Failure) -> Result<After, HttpError> {
+    async fn fail(&self, connection: Connection, task: Task, failure: Failure) -> Result<Option<Connection>, HttpError> {
         let reason = failure.to_string();
         task.settle(Err(failure));
         refuse(self, connection, 500, &reason).await
