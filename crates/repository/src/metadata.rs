@@ -40,10 +40,10 @@ pub struct BackupMetadata {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm_snapshot: Option<Record>,
     /// Full: bytes of the XVA. Delta: the sum of the virtual file sizes of the disks.
-    #[serde(default, deserialize_with = "integer")]
+    #[serde(default, deserialize_with = "integer_or_none")]
     pub size: u64,
     /// Long-term-retention marks, `daily=2025-01-31`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list_or_none")]
     pub tags: Vec<String>,
     /// Full: `./<timestamp>.xva`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -245,6 +245,18 @@ fn number<T: TryFrom<i128>>(value: &Value) -> Option<T> {
 fn integer<'de, D: Deserializer<'de>, T: TryFrom<i128>>(deserializer: D) -> Result<T, D::Error> {
     let value = Value::deserialize(deserializer)?;
     number(&value).ok_or_else(|| serde::de::Error::custom("a whole number in range is expected"))
+}
+
+/// Some mixes of XO's packages write `null` where the size of a directory is not known.
+fn integer_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::Null => Ok(0),
+        value => number(&value).ok_or_else(|| serde::de::Error::custom("a whole number in range is expected")),
+    }
+}
+
+fn list_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 fn booleans<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BTreeMap<String, bool>>, D::Error> {

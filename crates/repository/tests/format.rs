@@ -126,6 +126,9 @@ fn metadata_of_every_age_is_read_and_nothing_in_it_is_lost() {
     assert_eq!(again["includeNonNbdQcow2Fix"], json!(true));
     assert!(delta.check().is_err());
 
+    let unsized_one = BackupMetadata::parse(br#"{"mode":"delta","timestamp":1,"vm":{},"size":null,"tags":null}"#).unwrap();
+    assert_eq!((unsized_one.size, unsized_one.tags.len()), (0, 0));
+
     for bad in [
         "",
         "null",
