@@ -1,1 +1,113 @@
-//! backhauld: HTTPS and JSON-RPC, state store, scheduler, workers.
+//! `backhauld`: HTTPS and JSON-RPC, state store, scheduler, workers. Thin: it wires the rooms below together.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`config`] | the file, strict |
+//! | [`store`], [`secrets`] | SQLite, its lock, its key |
+//! | [`journal`], [`fold`] | the one writer of run journals, and a run as its journal tells it |
+//! | [`runs`] | requests to plans to worker processes to last events; recovery |
+//! | [`schedule`], [`clock`] | when jobs run |
+//! | [`pools`], [`remotes`], [`points`] | what the proxy reads from and writes to |
+//! | [`http`], [`rpc`] | the one door, and the handlers behind it |
+//! | [`daemon`] | how all of it begins and ends |
+
+pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod fault;
+pub mod fold;
+pub mod http;
+pub mod journal;
+pub mod news;
+pub mod points;
+pub mod pools;
+pub mod remotes;
+pub mod rpc;
+pub mod runs;
+pub mod schedule;
+pub mod secrets;
+pub mod store;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Sends the log to standard error; `RUST_LOG` says how much of it.
+pub fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // Fails only when a log is already set up, as in tests.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+}
+
+/// The whole of the daemon process: until SIGTERM or SIGINT; a second one ends it at once.
+///
+/// When it answers, one line goes to standard output:
+/// `{"ready":true,"address":"127.0.0.1:8443","fingerprint":"AB:…"}`.
+pub fn main(config: &Path, check_only: bool) -> ExitCode {
+    let config = match config::Config::load(config) {
+        Ok(config) => config,
+        Err(error) => return failed(&error),
+    };
+    if check_only {
+        println!(
+            "the configuration is good: {} listens on {}, state in {}",
+            config.name,
+            config.listen,
+            config.state_dir.display()
+        );
+        return ExitCode::SUCCESS;
+    }
+    // Two threads wait and pass on; what is heavy happens in the workers.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(64).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    let code = runtime.block_on(serve(config));
+    // A thread that hangs in a dead mount must not hold up the exit.
+    runtime.shutdown_background();
+    code
+}
+
+async fn serve(config: config::Config) -> ExitCode {
+    let program = match std::env::current_exe() {
+        Ok(path) => runs::WorkerProgram { path, arguments: vec!["worker".to_owned()] },
+        Err(error) => return failed(&error),
+    };
+    // Before the door opens, so that no signal finds us without an answer.
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+        return failed(&std::io::Error::other("cannot listen for signals"));
+    };
+    let running = match daemon::start(config, program, Arc::new(clock::SystemClock)).await {
+        Ok(running) => running,
+        Err(error) => return failed(&error),
+    };
+    let (address, fingerprint) = (running.address.to_string(), running.daemon.fingerprint.to_string());
+    let ready = serde_json::json!({ "ready": true, "address": address, "fingerprint": fingerprint });
+    let mut stdout = std::io::stdout();
+    // Nobody has to listen.
+    let _ = writeln!(stdout, "{ready}").and_then(|()| stdout.flush());
+    tracing::info!(name = running.daemon.config.name, address, fingerprint, "ready");
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping: running runs are cancelled and clean up; a second signal ends at once");
+    tokio::select! {
+        () = running.stop() => {}
+        _ = terminate.recv() => tracing::warn!("ended at once; what is left behind is cleaned up at the next start"),
+        _ = interrupt.recv() => tracing::warn!("ended at once; what is left behind is cleaned up at the next start"),
+    }
+    ExitCode::SUCCESS
+}
+
+fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    eprintln!("backhauld: {}", fault::chain(error));
+    ExitCode::FAILURE
+}

@@ -1,0 +1,348 @@
+//! The configuration file: strict TOML, so that a misspelt key is an error with its place and not a silent default.
+//!
+//! | key | meaning | default |
+//! | --- | --- | --- |
+//! | `name` | what this proxy is called | the host's name |
+//! | `site` | where it stands | none |
+//! | `listen` | `ADDRESS:PORT`; port 0 takes a free one | `[::]:443` |
+//! | `state_dir` | folder for the database, its key and the certificate | required |
+//! | `token` or `token_file` | what clients prove themselves with; exactly one of them | required |
+//! | `tls.certificate`, `tls.key` | PEM files | made once, kept in `state_dir` |
+//! | `metrics.token` | whether `/metrics` asks for the token (cookie, or `Authorization: Bearer`) | `false` |
+//! | `limits.connections` | client connections at the same time | 512 |
+//! | `limits.runs` | workers at the same time; further runs wait queued | 8 |
+//! | `limits.block_memory_mib` | disk content a worker may hold in memory at once, MiB | 64 |
+//!
+//! Relative paths count from the folder of the file.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+/// A configuration that has been read and checked.
+#[derive(Clone)]
+pub struct Config {
+    /// Name of the proxy.
+    pub name: String,
+    /// Site, if told.
+    pub site: Option<String>,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Folder of the state.
+    pub state_dir: PathBuf,
+    /// The token of the clients. A secret.
+    pub token: Token,
+    /// Certificate and key, when not made by ourselves.
+    pub tls: Option<TlsFiles>,
+    /// Whether `/metrics` asks for the token.
+    pub metrics_token: bool,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("name", &self.name)
+            .field("listen", &self.listen)
+            .field("state_dir", &self.state_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The token of the clients; never printed.
+#[derive(Clone)]
+pub struct Token(String);
+
+impl Token {
+    /// The text to compare with.
+    pub fn secret(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Certificate and private key, PEM files.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// Certificate chain, leaf first.
+    pub certificate: PathBuf,
+    /// Private key.
+    pub key: PathBuf,
+}
+
+/// Bounds that keep one busy day from becoming an outage.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Client connections at the same time.
+    pub connections: usize,
+    /// Workers at the same time.
+    pub runs: usize,
+    /// Disk content a worker may hold in memory at once, bytes.
+    pub block_memory: u64,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// Something at a place of the file is wrong.
+    #[error("{}:{line}:{column}: {message}", path.display())]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// Counted from 1, in characters.
+        column: usize,
+        /// What was found and what was expected.
+        message: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    name: Option<Spanned<String>>,
+    site: Option<Spanned<String>>,
+    listen: Option<Spanned<String>>,
+    state_dir: Spanned<PathBuf>,
+    token: Option<Spanned<String>>,
+    token_file: Option<Spanned<PathBuf>>,
+    tls: Option<RawTls>,
+    #[serde(default)]
+    metrics: RawMetrics,
+    #[serde(default)]
+    limits: RawLimits,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTls {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawMetrics {
+    #[serde(default)]
+    token: bool,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawLimits {
+    connections: Option<Spanned<i64>>,
+    runs: Option<Spanned<i64>>,
+    block_memory_mib: Option<Spanned<i64>>,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(path, &text)
+    }
+
+    /// Checks a text as if it stood in the file `path`.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let source = Source { path, text };
+        let raw: Raw = toml::from_str(text).map_err(|error| {
+            let start = text.floor_char_boundary(error.span().map_or(0, |span| span.start));
+            source.wrong(start, source.with_key(start, error.message()))
+        })?;
+        let base = path.parent().unwrap_or_else(|| Path::new("."));
+
+        let name = match raw.name {
+            Some(name) => source.plain(name, "name")?,
+            None => host_name(),
+        };
+        let site = raw.site.map(|site| source.plain(site, "site")).transpose()?;
+        let listen = match raw.listen {
+            Some(listen) => listen.get_ref().parse().map_err(|_| {
+                let text =
+                    format!("listen = {:?}: expected ADDRESS:PORT, e.g. \"0.0.0.0:443\" or \"[::]:443\"", listen.get_ref());
+                source.wrong(listen.span().start, text)
+            })?,
+            None => SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 443)),
+        };
+        if raw.state_dir.get_ref().as_os_str().is_empty() {
+            return Err(source.wrong(raw.state_dir.span().start, "state_dir: expected the path of a folder, found nothing"));
+        }
+        let token = source.token(base, raw.token, raw.token_file)?;
+        let limits = Limits {
+            connections: source.count(raw.limits.connections, "limits.connections", 512, 65_536)? as usize,
+            runs: source.count(raw.limits.runs, "limits.runs", 8, 256)? as usize,
+            block_memory: source.count(raw.limits.block_memory_mib, "limits.block_memory_mib", 64, 1 << 20)? << 20,
+        };
+        Ok(Self {
+            name,
+            site,
+            listen,
+            state_dir: base.join(raw.state_dir.into_inner()),
+            token,
+            tls: raw.tls.map(|tls| TlsFiles { certificate: base.join(tls.certificate), key: base.join(tls.key) }),
+            metrics_token: raw.metrics.token,
+            limits,
+        })
+    }
+}
+
+/// The text being read, to tell where in it something is wrong.
+struct Source<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn wrong(&self, offset: usize, message: impl Into<String>) -> ConfigError {
+        let before = &self.text[..self.text.floor_char_boundary(offset)];
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        ConfigError::Wrong {
+            path: self.path.to_owned(),
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+            message: message.into(),
+        }
+    }
+
+    /// Puts the key of the line before a message about its value, which does not say which one it is.
+    fn with_key(&self, offset: usize, message: &str) -> String {
+        let start = self.text[..offset].rfind('\n').map_or(0, |newline| newline + 1);
+        match self.text[start..].split_once('=') {
+            Some((key, _)) if message.starts_with("invalid ") && start + key.len() < offset => {
+                format!("{}: {message}", key.trim())
+            }
+            _ => message.to_owned(),
+        }
+    }
+
+    fn plain(&self, text: Spanned<String>, key: &str) -> Result<String, ConfigError> {
+        let start = text.span().start;
+        let text = text.into_inner();
+        if text.trim().is_empty() || text.chars().count() > 200 || text.chars().any(char::is_control) {
+            let message = format!("{key}: expected 1 to 200 characters without control characters");
+            return Err(self.wrong(start, message));
+        }
+        Ok(text)
+    }
+
+    fn count(&self, value: Option<Spanned<i64>>, key: &str, default: u64, most: u64) -> Result<u64, ConfigError> {
+        let Some(value) = value else { return Ok(default) };
+        let found = *value.get_ref();
+        match u64::try_from(found) {
+            Ok(count) if (1..=most).contains(&count) => Ok(count),
+            _ => Err(self.wrong(value.span().start, format!("{key} = {found}: expected 1 to {most}"))),
+        }
+    }
+
+    fn token(&self, base: &Path, inline: Option<Spanned<String>>, file: Option<Spanned<PathBuf>>) -> Result<Token, ConfigError> {
+        let (start, text) = match (inline, file) {
+            (Some(token), None) => {
+                if readable_by_all(self.path) {
+                    tracing::warn!(file = %self.path.display(), "the configuration holds the token and every user can read it; chmod 600");
+                }
+                (token.span().start, token.into_inner())
+            }
+            (None, Some(file)) => {
+                let (start, path) = (file.span().start, base.join(file.get_ref()));
+                let text = std::fs::read_to_string(&path)
+                    .map_err(|error| self.wrong(start, format!("token_file: cannot read {}: {error}", path.display())))?;
+                if readable_by_all(&path) {
+                    let message = format!("token_file: every user can read {}; expected mode 600 (chmod 600)", path.display());
+                    return Err(self.wrong(start, message));
+                }
+                (start, text.trim_end_matches(['\r', '\n']).to_owned())
+            }
+            (Some(_), Some(file)) => {
+                return Err(self.wrong(file.span().start, "token_file: expected either token or token_file, found both"));
+            }
+            (None, None) => return Err(self.wrong(0, "expected token or token_file, found neither")),
+        };
+        // It travels as the value of a cookie (RFC 6265, cookie-octet).
+        let fits = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | ',' | ';' | '\\');
+        if text.is_empty() || !text.chars().all(fits) {
+            let message = "token: expected printable ASCII without spaces, quotes, commas, semicolons or backslashes";
+            return Err(self.wrong(start, message));
+        }
+        if text.len() < 16 {
+            tracing::warn!("the token has fewer than 16 characters; it can be guessed");
+        }
+        Ok(Token(text))
+    }
+}
+
+fn readable_by_all(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o004 != 0)
+}
+
+/// The name of this host.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "name = \"p\"\nstate_dir = \"state\"\ntoken = \"0123456789abcdef\"\nlisten = \"127.0.0.1:0\"\n";
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(Path::new("/etc/backhaul/backhauld.toml"), text)
+    }
+
+    #[test]
+    fn paths_count_from_the_folder_of_the_file() {
+        let config = parse(GOOD).unwrap();
+        assert_eq!(config.state_dir, Path::new("/etc/backhaul/state"));
+        assert_eq!(config.limits.runs, 8);
+    }
+
+    #[test]
+    fn no_secret_in_a_debug_print() {
+        assert!(!format!("{:?}", parse(GOOD).unwrap()).contains("0123456789"));
+    }
+
+    #[test]
+    fn each_mistake_is_named_with_its_place() {
+        let cases = [
+            ("unknown key", format!("{GOOD}lisen = \"127.0.0.1:0\"\n")),
+            ("wrong type", GOOD.replace("\"state\"", "5")),
+            ("no address", GOOD.replace("127.0.0.1:0", "localhost")),
+            ("no token", GOOD.replace("token", "#")),
+            ("both tokens", format!("{GOOD}token_file = \"t\"\n")),
+            ("token file missing", GOOD.replace("token = \"0123456789abcdef\"", "token_file = \"/nowhere/at/all\"")),
+            ("token with a space", GOOD.replace("0123456789abcdef", "a b")),
+            ("no state_dir", GOOD.replace("state_dir", "#")),
+            ("broken syntax", format!("{GOOD}é = = 1\n")),
+            ("unknown key in a table", format!("{GOOD}[tls]\ncertificate = \"c\"\nkey = \"k\"\nchain = 1\n")),
+            ("limit too small", format!("{GOOD}[limits]\nruns = 0\n")),
+            ("empty name", GOOD.replace("\"p\"", "\"\"")),
+        ];
+        let said: Vec<String> = cases.iter().map(|(what, text)| format!("{what}: {}", parse(text).unwrap_err())).collect();
+        insta::assert_snapshot!(said.join("\n"));
+    }
+
+    #[test]
+    fn a_token_file_that_all_can_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        std::fs::write(&file, "0123456789abcdef\n").unwrap();
+        let text = GOOD.replace("token = \"0123456789abcdef\"", &format!("token_file = {file:?}"));
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(parse(&text).unwrap_err().to_string().contains("expected mode 600"));
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(parse(&text).unwrap().token.secret(), "0123456789abcdef");
+    }
+}

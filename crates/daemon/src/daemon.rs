@@ -1,0 +1,242 @@
+//! The daemon as a whole: what it is made of, how it begins and how it ends.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use api::{LastError, ProxyStatus};
+use futures::future::BoxFuture;
+use tls::{CertificateError, Fingerprint, SelfSigned};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::fault::Fault;
+use crate::http;
+use crate::journal::Journal;
+use crate::news::News;
+use crate::points::Points;
+use crate::pools::Pools;
+use crate::remotes::Remotes;
+use crate::runs::{Parts, Runs, WorkerProgram};
+use crate::schedule::{Scheduler, Starter};
+use crate::secrets::write_private;
+use crate::store::{Store, StoreError};
+
+/// Why the daemon cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A certificate file cannot be read or written.
+    #[error("cannot {what} {}", path.display())]
+    CertificateFile {
+        /// `read` or `write`.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// The certificate is no good.
+    #[error("cannot use the certificate {}", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: CertificateError,
+    },
+    /// The address cannot be had.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Cause.
+        source: std::io::Error,
+    },
+}
+
+/// Everything a call can reach.
+pub struct Daemon {
+    /// Configuration.
+    pub config: Config,
+    /// Certificate's fingerprint.
+    pub fingerprint: Fingerprint,
+    /// When it started, milliseconds since the Unix epoch.
+    pub started_at: i64,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// State.
+    pub store: Arc<Store>,
+    /// Journals of the runs.
+    pub journal: Journal,
+    /// What changed.
+    pub news: Arc<News>,
+    /// Pools.
+    pub pools: Arc<Pools>,
+    /// Remotes.
+    pub remotes: Arc<Remotes>,
+    /// Restore points.
+    pub points: Arc<Points>,
+    /// Runs.
+    pub runs: Arc<Runs>,
+    /// Rung when a job changed.
+    pub schedules_changed: Arc<Notify>,
+    /// Told when the daemon stops.
+    pub stop: CancellationToken,
+}
+
+impl Daemon {
+    /// Now, milliseconds since the Unix epoch.
+    pub fn now(&self) -> i64 {
+        self.clock.now().as_millisecond()
+    }
+
+    /// The state of this proxy.
+    pub async fn status(&self) -> Result<ProxyStatus, Fault> {
+        let failure = self.store.last_failure().await?;
+        let last_error = failure.and_then(|run| Some(LastError { at: run.ended_at?, run: Some(run.id), error: run.error? }));
+        Ok(ProxyStatus {
+            name: self.config.name.clone(),
+            site: self.config.site.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: self.started_at,
+            running: self.store.open_runs().await?.into_iter().map(|open| open.run).collect(),
+            bytes_per_second: self.journal.look_at_all(|run| run.bytes_per_second()).iter().sum(),
+            last_error,
+            fingerprint: self.fingerprint.to_string(),
+        })
+    }
+}
+
+/// The runs, as the scheduler knows them.
+struct Scheduled(Arc<Runs>);
+
+impl Starter for Scheduled {
+    fn start(&self, job: api::Job) -> BoxFuture<'_, ()> {
+        Box::pin(self.0.start_scheduled(job))
+    }
+
+    fn skip(&self, job: api::Job, reason: String) -> BoxFuture<'_, ()> {
+        Box::pin(self.0.skip(job, reason))
+    }
+}
+
+/// A daemon that answers.
+pub struct Running {
+    /// What it is made of.
+    pub daemon: Arc<Daemon>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    server: JoinHandle<()>,
+    scheduler: JoinHandle<()>,
+    doors: CancellationToken,
+}
+
+/// Starts the daemon: state, certificate, door; then what earlier runs left, and the schedules.
+pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
+    tls::install_provider();
+    let store = Arc::new(Store::open(&config.state_dir).await?);
+    let certificate = certificate(&config)?;
+    let path = config.tls.as_ref().map_or_else(|| config.state_dir.join("certificate.pem"), |files| files.certificate.clone());
+    let wrong = |source| StartError::Certificate { path: path.clone(), source };
+    let fingerprint = certificate.fingerprint().map_err(wrong)?;
+    let mut tls = Arc::unwrap_or_clone(certificate.server_config().map_err(wrong)?);
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+
+    let listening = |source| StartError::Listen { address: config.listen, source };
+    let listener = TcpListener::bind(config.listen).await.map_err(listening)?;
+    let address = listener.local_addr().map_err(listening)?;
+
+    let news = Arc::<News>::default();
+    let stop = CancellationToken::new();
+    let journal = Journal::open(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&news)).await?;
+    let pools = Pools::open(Arc::clone(&store), Arc::clone(&news)).await?;
+    let remotes = Remotes::new(Arc::clone(&store), Arc::clone(&news));
+    let runs = Runs::new(Parts {
+        store: Arc::clone(&store),
+        journal: journal.clone(),
+        news: Arc::clone(&news),
+        pools: Arc::clone(&pools),
+        remotes: Arc::clone(&remotes),
+        limits: config.limits,
+        program,
+        stop: stop.clone(),
+    });
+    // Before the first call is answered: nobody ever sees an interrupted run as running.
+    runs.take_up().await?;
+
+    let schedules_changed = Arc::<Notify>::default();
+    let scheduler = Scheduler {
+        store: Arc::clone(&store),
+        clock: Arc::clone(&clock),
+        starter: Arc::new(Scheduled(Arc::clone(&runs))),
+        changed: Arc::clone(&schedules_changed),
+    };
+    let scheduler = tokio::spawn(scheduler.run(stop.clone()));
+    let points = Points::new(Arc::clone(&store), Arc::clone(&remotes));
+    let started_at = clock.now().as_millisecond();
+    let daemon = Arc::new(Daemon {
+        config,
+        fingerprint,
+        started_at,
+        clock,
+        store,
+        journal,
+        news,
+        pools,
+        remotes,
+        points,
+        runs,
+        schedules_changed,
+        stop,
+    });
+    let doors = CancellationToken::new();
+    let server = tokio::spawn(http::serve(listener, Arc::new(tls), Arc::clone(&daemon), doors.clone()));
+    Ok(Running { daemon, address, server, scheduler, doors })
+}
+
+impl Running {
+    /// Stops: no new runs, the running ones cancelled and given their time to clean up, then the door, then the state.
+    pub async fn stop(self) {
+        let Self { daemon, server, scheduler, doors, .. } = self;
+        daemon.stop.cancel();
+        let _ = scheduler.await;
+        daemon.runs.wind_down().await;
+        doors.cancel();
+        let _ = server.await;
+        daemon.pools.close().await;
+        daemon.journal.close().await;
+        daemon.store.close().await;
+    }
+}
+
+/// The configured certificate, or our own: made at the first start and kept, because clients pin it.
+fn certificate(config: &Config) -> Result<SelfSigned, StartError> {
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path).map_err(|source| StartError::CertificateFile { what: "read", path: path.clone(), source })
+    };
+    if let Some(files) = &config.tls {
+        return Ok(SelfSigned { certificate_pem: read(&files.certificate)?, key_pem: read(&files.key)? });
+    }
+    // One file for both: they are made, kept and lost together.
+    let path = config.state_dir.join("certificate.pem");
+    match std::fs::read_to_string(&path) {
+        Ok(pem) => return Ok(SelfSigned { certificate_pem: pem.clone(), key_pem: pem }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(source) => return Err(StartError::CertificateFile { what: "read", path, source }),
+    }
+    let host = crate::config::host_name();
+    let address = config.listen.ip().to_string();
+    let names = [host.as_str(), "localhost", "127.0.0.1", "::1", &address];
+    let plain = |name: &&str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:".contains(&b));
+    let names: Vec<&str> = names.into_iter().filter(|name| plain(name)).collect();
+    let made = SelfSigned::generate(&names).map_err(|source| StartError::Certificate { path: path.clone(), source })?;
+    let pem = format!("{}{}", made.certificate_pem, made.key_pem);
+    write_private(&path, pem.as_bytes()).map_err(|source| StartError::CertificateFile { what: "write", path, source })?;
+    Ok(made)
+}

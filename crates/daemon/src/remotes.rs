@@ -1,0 +1,280 @@
+//! The remotes: opened when asked for, each question with a time limit and on a task of its own, so that a dead mount
+//! costs an answer and not the daemon.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use api::{ErrorReport, Remote, RemoteTest, Space, Topic};
+use engine::plan::{RemoteAccess, Secret};
+use futures::future::join_all;
+use storage::{OpenOptions, RemoteUrl, Storage, StorageError};
+
+use crate::fault::{self, Fault};
+use crate::news::News;
+use crate::store::{RemoteRecord, Store};
+
+/// For a look at the free space.
+const LOOK: Duration = Duration::from_secs(5);
+/// For a listing of everything on it.
+const LISTING: Duration = Duration::from_secs(60);
+/// For the test with 10 MiB.
+const PROBE: Duration = Duration::from_secs(120);
+
+/// The remotes of this proxy.
+pub struct Remotes {
+    store: Arc<Store>,
+    news: Arc<News>,
+    /// One question at a time to each: a hung one must not pile up threads.
+    gates: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    errors: Mutex<BTreeMap<String, ErrorReport>>,
+}
+
+impl Remotes {
+    /// Over the stored remotes; opens none of them yet.
+    pub fn new(store: Arc<Store>, news: Arc<News>) -> Arc<Self> {
+        Arc::new(Self { store, news, gates: Mutex::default(), errors: Mutex::default() })
+    }
+
+    /// The stored remote with an id, or a name.
+    pub async fn find(&self, id: &str) -> Result<RemoteRecord, Fault> {
+        let all = self.store.remotes().await?;
+        let found = all.iter().find(|remote| remote.id == id).or_else(|| all.iter().find(|remote| remote.name == id));
+        found.cloned().ok_or_else(|| Fault::missing("remote", id))
+    }
+
+    /// All, or the one that is asked for.
+    pub async fn chosen(&self, id: Option<&str>) -> Result<Vec<RemoteRecord>, Fault> {
+        match id {
+            Some(id) => Ok(vec![self.find(id).await?]),
+            None => Ok(self.store.remotes().await?),
+        }
+    }
+
+    /// How to reach a remote, for a worker.
+    pub async fn access(&self, id: &str) -> Result<RemoteAccess, Fault> {
+        let RemoteRecord { id, name, url } = self.find(id).await?;
+        Ok(RemoteAccess { id, name, url: Secret::new(url) })
+    }
+
+    /// Opens a new remote, making its folder if need be, and stores it.
+    pub async fn add(&self, name: String, url: String, at: i64) -> Result<Remote, Fault> {
+        let parsed = RemoteUrl::parse(&url).map_err(|error| Fault::invalid("url", format!("url: {error}")))?;
+        for known in self.store.remotes().await? {
+            if RemoteUrl::parse(&known.url).is_ok_and(|known| known.location() == parsed.location()) {
+                return Err(Fault::invalid("url", format!("url: the remote {:?} is already there", known.name)));
+            }
+        }
+        let record = RemoteRecord { id: uuid::Uuid::new_v4().to_string(), name, url };
+        let look = move |url: RemoteUrl| async move {
+            let storage = storage::open(&url, OpenOptions { make_root: true }).await?;
+            storage.space().await
+        };
+        let space = self.ask(&record, LOOK, "open", look).await?;
+        self.store.add_remote(&record, at).await?;
+        self.news.changed(Topic::Remotes);
+        self.news.changed(Topic::RestorePoints);
+        Ok(show(record, Ok(space)))
+    }
+
+    /// Forgets a remote; its files stay.
+    pub async fn remove(&self, id: &str) -> Result<(), Fault> {
+        let remote = self.find(id).await?;
+        let jobs = self.store.jobs_of_remote(&remote.id).await?;
+        if !jobs.is_empty() {
+            let reason = format!("the remote {} is used by the job{} {}", remote.name, plural(jobs.len()), jobs.join(", "));
+            return Err(Fault::forbidden("remote.remove", reason));
+        }
+        self.store.remove_remote(&remote.id).await?;
+        self.note(&remote.id, None);
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner).remove(&remote.id);
+        self.news.changed(Topic::Remotes);
+        self.news.changed(Topic::RestorePoints);
+        Ok(())
+    }
+
+    /// All remotes with their free space, asked at the same time.
+    pub async fn list(&self) -> Result<Vec<Remote>, Fault> {
+        let all = self.store.remotes().await?;
+        Ok(join_all(all.into_iter().map(|record| async move {
+            let space = self.space(&record).await;
+            show(record, space)
+        }))
+        .await)
+    }
+
+    async fn space(&self, record: &RemoteRecord) -> Result<Option<storage::Space>, ErrorReport> {
+        self.ask(record, LOOK, "look at", |url| async move { open(&url).await?.space().await }).await
+    }
+
+    /// Writes, reads back and compares 10 MiB.
+    pub async fn probe(&self, id: &str) -> Result<RemoteTest, Fault> {
+        let record = self.find(id).await?;
+        let name = record.name.clone();
+        let failed = |step: &str, error: ErrorReport| RemoteTest {
+            success: false,
+            write_rate: None,
+            read_rate: None,
+            step: Some(step.to_owned()),
+            error: Some(error),
+        };
+        // Opening is a step of its own: its error says more than the test's.
+        if let Err(error) = self.space(&record).await {
+            return Ok(failed("open", error));
+        }
+        let tested = self.ask(&record, PROBE, "test", |url| async move {
+            let storage = open(&url).await?;
+            Ok::<_, StorageError>(storage::probe(&*storage).await)
+        });
+        Ok(match tested.await {
+            Ok(Ok(probe)) => RemoteTest {
+                success: true,
+                write_rate: Some(probe.write_rate),
+                read_rate: Some(probe.read_rate),
+                step: None,
+                error: None,
+            },
+            Ok(Err(error)) => {
+                failed(error.step.name(), fault::report("REMOTE_TEST", &format!("the remote {name} failed"), &error))
+            }
+            Err(error) => failed("open", error),
+        })
+    }
+
+    /// Asks a remote something within `limit`. The question goes on if it takes longer, and until it ends every other
+    /// one is told so at once.
+    pub async fn ask<T, E, F>(
+        &self,
+        record: &RemoteRecord,
+        limit: Duration,
+        what: &str,
+        question: impl FnOnce(RemoteUrl) -> F,
+    ) -> Result<T, ErrorReport>
+    where
+        T: Send + 'static,
+        E: Into<Failure> + Send + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let what = format!("cannot {what} the remote {}", record.name);
+        let answer = async {
+            let url = RemoteUrl::parse(&record.url).map_err(|error| fault::report("REMOTE_URL", &what, &error))?;
+            let gate = {
+                let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+                Arc::clone(gates.entry(record.id.clone()).or_default())
+            };
+            let hangs = |what: &str| {
+                ErrorReport::new("REMOTE_HANGS", format!("{what}: it does not answer")).with_next("check its mount on the proxy")
+            };
+            let pass = tokio::time::timeout(limit, gate.lock_owned()).await.map_err(|_| hangs(&what))?;
+            let asking = question(url);
+            let task = tokio::spawn(async move {
+                let answer = asking.await;
+                drop(pass);
+                answer
+            });
+            match tokio::time::timeout(limit, task).await {
+                Ok(Ok(answer)) => answer.map_err(|error| explain(error.into(), &what)),
+                Ok(Err(error)) => Err(fault::report("INTERNAL", &what, &error)),
+                Err(_) => Err(hangs(&what)),
+            }
+        }
+        .await;
+        self.note(&record.id, answer.as_ref().err());
+        answer
+    }
+
+    /// Asks for a listing.
+    pub async fn ask_listing<T, F>(&self, record: &RemoteRecord, question: impl FnOnce(RemoteUrl) -> F) -> Result<T, ErrorReport>
+    where
+        T: Send + 'static,
+        F: Future<Output = repository::Result<T>> + Send + 'static,
+    {
+        self.ask(record, LISTING, "list the restore points of", question).await
+    }
+
+    fn note(&self, id: &str, error: Option<&ErrorReport>) {
+        let changed = {
+            let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+            match error {
+                Some(error) => errors.insert(id.to_owned(), error.clone()).is_none(),
+                None => errors.remove(id).is_some(),
+            }
+        };
+        if changed {
+            if let Some(error) = error {
+                tracing::warn!(remote = id, %error, "a remote is away");
+            }
+            self.news.changed(Topic::Remotes);
+        }
+    }
+}
+
+/// Opens a remote that must be there: an empty mount point is not silently a new repository.
+async fn open(url: &RemoteUrl) -> storage::Result<Arc<dyn Storage>> {
+    storage::open(url, OpenOptions { make_root: false }).await
+}
+
+/// What a question to a remote can fail with.
+pub enum Failure {
+    /// The storage.
+    Storage(StorageError),
+    /// The repository on it.
+    Repository(repository::Error),
+}
+
+impl From<StorageError> for Failure {
+    fn from(error: StorageError) -> Self {
+        Self::Storage(error)
+    }
+}
+
+impl From<repository::Error> for Failure {
+    fn from(error: repository::Error) -> Self {
+        match error {
+            repository::Error::Storage(error) => Self::Storage(error),
+            error => Self::Repository(error),
+        }
+    }
+}
+
+fn explain(error: Failure, what: &str) -> ErrorReport {
+    use storage::Kind;
+    let error = match error {
+        Failure::Storage(error) => error,
+        Failure::Repository(error) => return fault::report("REPOSITORY", what, &error),
+    };
+    // A root that is not there has words of its own in `storage`, and the system's error behind them.
+    let absent = error.source.as_ref().is_some_and(|source| source.kind() == std::io::ErrorKind::NotFound);
+    let (code, next) = match &error.kind {
+        _ if absent => ("REMOTE_NOT_FOUND", Some("check that it is mounted on the proxy")),
+        Kind::NotFound => ("REMOTE_NOT_FOUND", Some("check that it is mounted on the proxy")),
+        Kind::NoSpace { .. } => ("REMOTE_FULL", Some("remove restore points, lower the retention of jobs, or enlarge it")),
+        Kind::PermissionDenied => ("REMOTE_PERMISSION", Some("give the daemon's user the right to write there")),
+        Kind::ReadOnly => ("REMOTE_READ_ONLY", Some("mount it writable")),
+        Kind::Unsupported(_) => ("REMOTE_UNSUPPORTED", None),
+        _ => ("REMOTE_FAILED", None),
+    };
+    let report = fault::report(code, what, &error);
+    match next {
+        Some(next) => report.with_next(next),
+        None => report,
+    }
+}
+
+fn show(record: RemoteRecord, space: Result<Option<storage::Space>, ErrorReport>) -> Remote {
+    let parsed = RemoteUrl::parse(&record.url).ok();
+    let space_shown = space.as_ref().ok().copied().flatten();
+    Remote {
+        id: record.id,
+        name: record.name,
+        url: parsed.as_ref().map(RemoteUrl::redacted).unwrap_or_default(),
+        kind: parsed.as_ref().map(|url| url.location().kind().to_owned()).unwrap_or_default(),
+        vhd_directory: parsed.as_ref().is_some_and(RemoteUrl::use_vhd_directory),
+        space: space_shown.map(|space| Space { size: space.size, used: space.used, available: space.available }),
+        error: space.err(),
+    }
+}
+
+fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}

@@ -1,0 +1,27 @@
+//! `remote.*`.
+
+use std::sync::Arc;
+
+use api::{IdParams, NoParams, Remote, RemoteAddParams, RemoteTest};
+
+use super::params;
+use crate::daemon::Daemon;
+use crate::fault::Fault;
+
+pub async fn list(daemon: Arc<Daemon>, _: NoParams) -> Result<Vec<Remote>, Fault> {
+    daemon.remotes.list().await
+}
+
+pub async fn add(daemon: Arc<Daemon>, given: RemoteAddParams) -> Result<Remote, Fault> {
+    let name = params::name(&given.name)?;
+    daemon.remotes.add(name, given.url, daemon.now()).await
+}
+
+pub async fn probe(daemon: Arc<Daemon>, given: IdParams) -> Result<RemoteTest, Fault> {
+    daemon.remotes.probe(&given.id).await
+}
+
+pub async fn remove(daemon: Arc<Daemon>, given: IdParams) -> Result<bool, Fault> {
+    daemon.remotes.remove(&given.id).await?;
+    Ok(true)
+}

@@ -1,0 +1,48 @@
+//! The real binary, started and stopped.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::{Client, config_text};
+
+/// A daemon process with a client.
+pub struct Daemon {
+    pub child: Child,
+    pub client: Client,
+}
+
+pub fn command(dir: &Path) -> Command {
+    std::fs::write(dir.join("backhauld.toml"), config_text(dir)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_backhauld"));
+    command.arg("--config").arg(dir.join("backhauld.toml")).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Starts one and waits for its line.
+pub fn spawn(dir: &Path) -> Daemon {
+    let mut child = command(dir).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let ready: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+    assert_eq!(ready["ready"], true);
+    let client = Client::new(ready["address"].as_str().unwrap(), ready["fingerprint"].as_str().unwrap().parse().unwrap());
+    Daemon { child, client }
+}
+
+impl Daemon {
+    /// Sends a signal and waits for the end.
+    pub fn signal(&mut self, signal: Signal) -> std::process::ExitStatus {
+        let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+        self.child.wait().unwrap()
+    }
+
+    /// Stops it as a service manager does.
+    pub fn stop(mut self) {
+        assert!(self.signal(Signal::TERM).success());
+    }
+}
