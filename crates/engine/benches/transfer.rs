@@ -256,7 +256,7 @@ async fn bench(gib: u64, runs: usize) {
     let dir = tempfile::tempdir().expect("a scratch directory");
     let content = gib * 6 / 10 * (1 << 30) + gib * 6 % 10 * (1 << 30) / 10;
     let disk = DiskSpec::new("bench disk", gib << 30, Content::Generated { bytes: content });
-    let spec = LabSpec { pools: vec![PoolSpec::new("bench", vec![VmSpec::new("bench", vec![disk])])], seed: 1 };
+    let spec = LabSpec { pools: vec![PoolSpec::new("bench", vec![VmSpec::new("bench", vec![disk]).halted()])], seed: 1 };
     eprintln!("a disk of {gib} GiB, {:.1} GiB of it written; {runs} runs of each", content as f64 / (1u64 << 30) as f64);
     let lab = Lab::open(dir.path(), &spec).await.expect("a lab");
     let pool = lab.pool().clone();
