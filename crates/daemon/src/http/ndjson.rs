@@ -120,9 +120,10 @@ mod tests {
     use super::*;
     use crate::fault::Fault;
 
+    type Frames = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, BrokenOff>> + Send>>;
     type Sender = mpsc::UnboundedSender<Result<Vec<u8>, Fault>>;
 
-    fn opened() -> (Sender, Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, BrokenOff>> + Send>>) {
+    fn opened() -> (Sender, Frames) {
         let (sender, mut receiver) = mpsc::unbounded_channel();
         let items = stream::poll_fn(move |context| receiver.poll_recv(context)).boxed();
         (sender, Box::pin(body(json!(0), items, Duration::from_millis(5))))

@@ -133,8 +133,12 @@ mod tests {
         let waiter = {
             let locks = Arc::clone(&locks);
             tokio::spawn(async move {
-                let guard =
-                    locks.take("2", &vms(&["b", "a"]), true, |conflict| std::future::ready(told.send(conflict).unwrap())).await;
+                let guard = locks
+                    .take("2", &vms(&["b", "a"]), true, |conflict| {
+                        told.send(conflict).unwrap();
+                        std::future::ready(())
+                    })
+                    .await;
                 drop(guard);
             })
         };
