@@ -112,6 +112,10 @@ pub struct Lab {
     /// Small disks: quick to build, for tests
     #[arg(long)]
     pub small: bool,
+    /// MiB a second that each connection to a pool carries; 0 for no limit [default: 10 with a screen, so that there is
+    /// something to watch; 0 with --serve]
+    #[arg(long, value_name = "MIB")]
+    pub line: Option<u32>,
     /// Something done to a running lab.
     #[command(subcommand)]
     pub command: Option<LabCommand>,

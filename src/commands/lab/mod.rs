@@ -19,7 +19,7 @@ use std::io::IsTerminal as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use lab::{Content, DiskSpec, LabSpec, MIB, PoolHandle, PoolSpec, VmSpec};
+use lab::{Content, DiskSpec, Fault, LabSpec, MIB, PoolHandle, PoolSpec, VmSpec};
 use serde_json::{Value, json};
 use tls::Fingerprint;
 use tokio::signal::unix::{SignalKind, signal};
@@ -45,8 +45,8 @@ pub async fn run(common: &Common, screen: &Screen, arguments: Arguments) -> Resu
         Arguments { command: Some(LabCommand::Mutate { dir, vm, percent }), .. } => mutate(common, &dir, &vm, percent).await,
         // Handled before anything else is set up.
         Arguments { command: Some(LabCommand::Guard { .. }), .. } => Err(Failure::usage("guard is for the lab itself")),
-        Arguments { serve: true, dir: Some(dir), small, .. } => serve(&dir, &spec(small)).await,
-        Arguments { dir, small, .. } => demo(common, screen, dir, &spec(small)).await,
+        Arguments { serve: true, dir: Some(dir), small, line, .. } => serve(&dir, &spec(small), line.unwrap_or(0)).await,
+        Arguments { dir, small, line, .. } => demo(common, screen, dir, &spec(small), line.unwrap_or(DEMO_LINE)).await,
     }
 }
 
@@ -62,6 +62,9 @@ fn spec(small: bool) -> LabSpec {
     LabSpec { pools: vec![site("paris", "web-01"), site("lyon", "files-01")], seed: 7 }
 }
 
+/// MiB a second and connection in front of a person: a real site's line, on which a small disk still takes some seconds.
+const DEMO_LINE: u32 = 10;
+
 /// Everything that runs.
 struct Running {
     dir: PathBuf,
@@ -73,7 +76,7 @@ struct Running {
 
 impl Running {
     /// Starts everything, or continues what is in the folder.
-    async fn start(dir: &Path, spec: &LabSpec) -> Result<Self, Failure> {
+    async fn start(dir: &Path, spec: &LabSpec, line: u32) -> Result<Self, Failure> {
         let program = proxy::find_program()?;
         private_dir(dir)?;
         let dir = dir.canonicalize().map_err(|error| Failure::file("find", dir, &error))?;
@@ -89,6 +92,11 @@ impl Running {
         })?;
         let mut sites = Vec::new();
         for pool in lab.pools() {
+            if line > 0 {
+                let bytes_per_second = u64::from(line) * MIB;
+                pool.set_fault(Fault::SlowNbd { bytes_per_second });
+                pool.set_fault(Fault::SlowExport { bytes_per_second });
+            }
             output::aside(&format!("starting proxy {}…", pool.name()));
             sites.push(Site::start(&dir, &program, pool).await?);
         }
@@ -126,10 +134,10 @@ impl Running {
 }
 
 /// `backhaul lab --serve`.
-async fn serve(dir: &Path, spec: &LabSpec) -> Result<(), Failure> {
+async fn serve(dir: &Path, spec: &LabSpec, line: u32) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
     let mut running = tokio::select! {
-        running = Running::start(dir, spec) => running?,
+        running = Running::start(dir, spec, line) => running?,
         () = stop.asked() => return Ok(()),
     };
     output::aside(&format!("the lab runs; {} says how to reach it", running.dir.join("lab.json").display()));
@@ -142,14 +150,14 @@ async fn serve(dir: &Path, spec: &LabSpec) -> Result<(), Failure> {
 }
 
 /// `backhaul lab`.
-async fn demo(common: &Common, screen: &Screen, dir: Option<PathBuf>, spec: &LabSpec) -> Result<(), Failure> {
+async fn demo(common: &Common, screen: &Screen, dir: Option<PathBuf>, spec: &LabSpec, line: u32) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
         return Err(Failure::usage(crate::tui::TuiError::NoTerminal.to_string()).next("backhaul lab --serve --dir DIR"));
     }
     let mut stop = Stop::new()?;
     let home = Home::new(dir)?;
     let mut running = tokio::select! {
-        running = Running::start(home.path(), spec) => running?,
+        running = Running::start(home.path(), spec, line) => running?,
         () = stop.asked() => return Ok(()),
     };
     let config = Config::load(&running.dir.join("config"));
