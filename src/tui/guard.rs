@@ -191,9 +191,12 @@ pub fn watch_for_hang_up(outside: UnboundedSender<Outside>) -> io::Result<()> {
             }
         }
         let _ = outside.send(Outside::Gone);
-        std::thread::sleep(GRACE);
-        if !OVER.load(Ordering::SeqCst) {
-            std::process::exit(129);
+        #[expect(clippy::disallowed_methods, reason = "the loop may be stuck in a write to a terminal that is gone")]
+        {
+            std::thread::sleep(GRACE);
+            if !OVER.load(Ordering::SeqCst) {
+                std::process::exit(129);
+            }
         }
     })?;
     Ok(())

@@ -44,7 +44,11 @@ fn dispatch(command: &str, args: &[String]) -> Result<()> {
         }
         "ci" => ci(),
         "bench" => Program::cargo().args(["bench", "--package", "engine", "--bench", "transfer", "--"]).args(args).run(),
-        "pictures" => pictures("pictures"),
+        "pictures" => {
+            setup::fonts()?;
+            build(&["--release"])?;
+            Program::cargo().args(["run", "--release", "--package", "xtask", "--features", "pictures", "--bin", "pictures"]).run()
+        }
         "docs" => Program::cargo().args(["run", "--package", "api", "--example", "api_md"]).run(),
         "" | "help" | "--help" | "-h" => {
             println!("{USAGE}");
@@ -73,8 +77,4 @@ fn ci() -> Result<()> {
     Program::cargo().args(["deny", "check", "bans", "licenses", "sources"]).run()?;
     Program::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).run()?;
     test(&[])
-}
-
-fn pictures(example: &str) -> Result<()> {
-    Program::cargo().args(["run", "--package", "xtask", "--features", "pictures", "--bin", example]).run()
 }

@@ -63,6 +63,14 @@ fn python_judges() -> Result<()> {
     Program::new("python3").args(["-m", "pip", "install", "--quiet", "--target"]).arg(packages).arg("--requirement").arg(requirements).run()
 }
 
+/// The font of the screenshots.
+pub fn fonts() -> Result<()> {
+    if succeeds("sh", &["-c", "ls /usr/share/fonts/truetype/dejavu/DejaVuSansMono.ttf"]) {
+        return Ok(());
+    }
+    Program::as_root("apt-get").args(["install", "--yes", "--no-install-recommends", "fonts-dejavu-core"]).run()
+}
+
 /// The guard of licences and sources.
 pub fn cargo_deny() -> Result<()> {
     if succeeds("cargo", &["deny", "--version"]) {

@@ -204,6 +204,15 @@ pub struct PointPlan {
     pub path: String,
 }
 
+impl PointPlan {
+    /// What a task over the point is called before its metadata has been read: `20250131T231500Z`. The run's own label
+    /// has the name of the VM.
+    pub(crate) fn label(&self) -> String {
+        let name = self.path.rsplit('/').next().unwrap_or_default();
+        name.strip_suffix(".json").unwrap_or(name).to_owned()
+    }
+}
+
 /// What an interrupted run left to clean.
 ///
 /// The work is idempotent: whoever starts it keeps the intents open until a recover run has ended with success, and

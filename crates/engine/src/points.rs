@@ -12,7 +12,7 @@ use crate::remote::Steps;
 
 /// Reads a restore point back, every byte of it.
 pub(crate) async fn verify(context: &Arc<Context>, plan: &PointPlan) -> Result<(), Error> {
-    let task = context.recorder.task(None, TaskKind::Verify, plan.path.clone(), Some(plan.path.clone()));
+    let task = context.recorder.task(None, TaskKind::Verify, plan.label(), Some(plan.path.clone()));
     task.phase(Phase::Verifying);
     let result = verify_in(context, plan, &task).await;
     end(context, task, result)
@@ -43,7 +43,7 @@ fn counted(faults: usize) -> String {
 
 /// Removes a restore point, and what only it needed. Nothing is merged (backup-repository.md §4.7).
 pub(crate) async fn remove(context: &Arc<Context>, plan: &PointPlan) -> Result<(), Error> {
-    let task = context.recorder.task(None, TaskKind::Retention, plan.path.clone(), Some(plan.path.clone()));
+    let task = context.recorder.task(None, TaskKind::Retention, plan.label(), Some(plan.path.clone()));
     task.phase(Phase::Cleaning);
     let result = remove_in(context, plan, &task).await;
     end(context, task, result)

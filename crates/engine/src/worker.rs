@@ -151,7 +151,13 @@ fn listen(mut lines: BufReader<UnixStream>, acks: &Acks, cancel: &CancellationTo
             Ok(Command::Plan(_)) | Err(_) => break,
         }
     }
-    std::process::exit(exit::ORPHAN);
+    orphaned()
+}
+
+/// Ends as in a crash: without a daemon there is no journal, and the next daemon's recover run cleans up.
+fn orphaned() -> ! {
+    #[expect(clippy::disallowed_methods, reason = "nothing may be done that the journal does not hear of")]
+    std::process::exit(exit::ORPHAN)
 }
 
 /// The journal at the other end of the socket.
@@ -185,7 +191,7 @@ fn write_reports(mut socket: UnixStream, reports: &mpsc::Receiver<Report>) {
         let Ok(mut line) = serde_json::to_vec(&report) else { continue };
         line.push(b'\n');
         if socket.write_all(&line).is_err() {
-            std::process::exit(exit::ORPHAN);
+            orphaned();
         }
     }
 }

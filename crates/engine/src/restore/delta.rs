@@ -9,7 +9,7 @@ use repository::DiskChain;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use vhd::stream::Writer;
-use vhd::{BLOCK_SIZE, DiskType, DynamicHeader, Footer};
+use vhd::{DiskType, DynamicHeader, Footer};
 use xapi::{DiskFormat, Ref};
 
 use super::full::metered;
@@ -149,7 +149,7 @@ impl Restore<'_> {
         let blocks = upload.chain.blocks();
         let writer = Writer::new(&footer, &header, blocks.clone()).map_err(unusable)?;
         let length = writer.length();
-        task.meter().add_total(blocks.len() as u64 * BLOCK_SIZE as u64);
+        task.meter().add_total(length);
         task.phase(Phase::Transferring);
         let flow = self.context.flow(task.meter(), format!("read of {} from {}", upload.label, self.remote.name));
         let chain = Arc::clone(&upload.chain);

@@ -32,7 +32,7 @@ struct Restore<'a> {
 
 /// Restores one point.
 pub(crate) async fn restore(context: &Arc<Context>, plan: &RestorePlan) -> Result<(), Error> {
-    let task = context.recorder.task(None, TaskKind::Restore, plan.point.path.clone(), Some(plan.point.path.clone()));
+    let task = context.recorder.task(None, TaskKind::Restore, plan.point.label(), Some(plan.point.path.clone()));
     task.phase(Phase::Preparing);
     let result = restore_in(context, plan, &task).await;
     context.recorder.count(result.as_ref().map_or_else(Error::outcome, |_| Outcome::Success));
