@@ -6,22 +6,24 @@
 //! | `site` | where it stands | none |
 //! | `listen` | `ADDRESS:PORT`; port 0 takes a free one | `[::]:443` |
 //! | `state_dir` | folder for the database, its key and the certificate | required |
-//! | `token` or `token_file` | what clients prove themselves with; exactly one of them | required |
+//! | `token` or `token_file` | what clients prove themselves with; at most one of them | made once, `state_dir/token` |
 //! | `tls.certificate`, `tls.key` | PEM files | made once, kept in `state_dir` |
 //! | `metrics.token` | whether `/metrics` asks for the token (cookie, or `Authorization: Bearer`) | `false` |
 //! | `limits.connections` | client connections at the same time | 512 |
 //! | `limits.runs` | workers at the same time; further runs wait queued | 8 |
 //! | `limits.block_memory_mib` | disk content a worker may hold in memory at once, MiB | 64 |
 //!
-//! Relative paths count from the folder of the file.
+//! Relative paths count from the folder of the file. A file that holds a secret (the token, the private key, this file with
+//! a token in it) is refused when anybody but its owner can read it.
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
+
+use crate::secrets::exposed;
 
 /// A configuration that has been read and checked.
 #[derive(Clone)]
@@ -34,8 +36,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Folder of the state.
     pub state_dir: PathBuf,
-    /// The token of the clients. A secret.
-    pub token: Token,
+    /// The token of the clients. A secret; none: the one in the state folder, made at the first start.
+    pub token: Option<Token>,
     /// Certificate and key, when not made by ourselves.
     pub tls: Option<TlsFiles>,
     /// Whether `/metrics` asks for the token.
@@ -59,6 +61,21 @@ impl fmt::Debug for Config {
 pub struct Token(String);
 
 impl Token {
+    /// A token that can travel as the value of a cookie (RFC 6265, cookie-octet).
+    ///
+    /// # Errors
+    /// What was expected, in words.
+    pub fn new(text: String) -> Result<Self, &'static str> {
+        let fits = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | ',' | ';' | '\\');
+        if text.is_empty() || !text.chars().all(fits) {
+            return Err("expected printable ASCII without spaces, quotes, commas, semicolons or backslashes");
+        }
+        if text.len() < 16 {
+            tracing::warn!("the token has fewer than 16 characters; it can be guessed");
+        }
+        Ok(Self(text))
+    }
+
     /// The text to compare with.
     pub fn secret(&self) -> &str {
         &self.0
@@ -130,7 +147,7 @@ struct Raw {
 #[serde(deny_unknown_fields)]
 struct RawTls {
     certificate: PathBuf,
-    key: PathBuf,
+    key: Spanned<PathBuf>,
 }
 
 #[derive(Deserialize, Default)]
@@ -153,6 +170,11 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::parse(path, &text)
+    }
+
+    /// The token's file when none is configured.
+    pub fn token_path(&self) -> PathBuf {
+        self.state_dir.join("token")
     }
 
     /// Checks a text as if it stood in the file `path`.
@@ -181,6 +203,11 @@ impl Config {
             return Err(source.wrong(raw.state_dir.span().start, "state_dir: expected the path of a folder, found nothing"));
         }
         let token = source.token(base, raw.token, raw.token_file)?;
+        let tls = raw.tls.map(|tls| {
+            let (start, key) = (tls.key.span().start, base.join(tls.key.get_ref()));
+            source.private(start, "tls.key", &key)?;
+            Ok(TlsFiles { certificate: base.join(tls.certificate), key })
+        });
         let limits = Limits {
             connections: source.count(raw.limits.connections, "limits.connections", 512, 65_536)? as usize,
             runs: source.count(raw.limits.runs, "limits.runs", 8, 256)? as usize,
@@ -192,7 +219,7 @@ impl Config {
             listen,
             state_dir: base.join(raw.state_dir.into_inner()),
             token,
-            tls: raw.tls.map(|tls| TlsFiles { certificate: base.join(tls.certificate), key: base.join(tls.key) }),
+            tls: tls.transpose()?,
             metrics_token: raw.metrics.token,
             limits,
         })
@@ -247,44 +274,44 @@ impl Source<'_> {
         }
     }
 
-    fn token(&self, base: &Path, inline: Option<Spanned<String>>, file: Option<Spanned<PathBuf>>) -> Result<Token, ConfigError> {
+    fn token(
+        &self,
+        base: &Path,
+        inline: Option<Spanned<String>>,
+        file: Option<Spanned<PathBuf>>,
+    ) -> Result<Option<Token>, ConfigError> {
         let (start, text) = match (inline, file) {
             (Some(token), None) => {
-                if readable_by_all(self.path) {
-                    tracing::warn!(file = %self.path.display(), "the configuration holds the token and every user can read it; chmod 600");
-                }
-                (token.span().start, token.into_inner())
+                let start = token.span().start;
+                self.private(start, "token", self.path)?;
+                (start, token.into_inner())
             }
             (None, Some(file)) => {
                 let (start, path) = (file.span().start, base.join(file.get_ref()));
                 let text = std::fs::read_to_string(&path)
                     .map_err(|error| self.wrong(start, format!("token_file: cannot read {}: {error}", path.display())))?;
-                if readable_by_all(&path) {
-                    let message = format!("token_file: every user can read {}; expected mode 600 (chmod 600)", path.display());
-                    return Err(self.wrong(start, message));
-                }
+                self.private(start, "token_file", &path)?;
                 (start, text.trim_end_matches(['\r', '\n']).to_owned())
             }
             (Some(_), Some(file)) => {
                 return Err(self.wrong(file.span().start, "token_file: expected either token or token_file, found both"));
             }
-            (None, None) => return Err(self.wrong(0, "expected token or token_file, found neither")),
+            (None, None) => return Ok(None),
         };
-        // It travels as the value of a cookie (RFC 6265, cookie-octet).
-        let fits = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | ',' | ';' | '\\');
-        if text.is_empty() || !text.chars().all(fits) {
-            let message = "token: expected printable ASCII without spaces, quotes, commas, semicolons or backslashes";
-            return Err(self.wrong(start, message));
-        }
-        if text.len() < 16 {
-            tracing::warn!("the token has fewer than 16 characters; it can be guessed");
-        }
-        Ok(Token(text))
+        Token::new(text).map(Some).map_err(|expected| self.wrong(start, format!("token: {expected}")))
     }
-}
 
-fn readable_by_all(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o004 != 0)
+    /// Refuses a file with a secret that others than its owner can read.
+    fn private(&self, start: usize, key: &str, path: &Path) -> Result<(), ConfigError> {
+        match exposed(path) {
+            Some(mode) => {
+                let path = path.display();
+                let message = format!("{key}: others can read {path} (mode {mode:03o}); expected mode 600 (chmod 600 {path})");
+                Err(self.wrong(start, message))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// The name of this host.
@@ -320,7 +347,6 @@ mod tests {
             ("unknown key", format!("{GOOD}lisen = \"127.0.0.1:0\"\n")),
             ("wrong type", GOOD.replace("\"state\"", "5")),
             ("no address", GOOD.replace("127.0.0.1:0", "localhost")),
-            ("no token", GOOD.replace("token", "#")),
             ("both tokens", format!("{GOOD}token_file = \"t\"\n")),
             ("token file missing", GOOD.replace("token = \"0123456789abcdef\"", "token_file = \"/nowhere/at/all\"")),
             ("token with a space", GOOD.replace("0123456789abcdef", "a b")),
@@ -335,14 +361,23 @@ mod tests {
     }
 
     #[test]
-    fn a_token_file_that_all_can_read_is_refused() {
+    fn a_file_with_a_secret_that_others_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("token");
         std::fs::write(&file, "0123456789abcdef\n").unwrap();
         let text = GOOD.replace("token = \"0123456789abcdef\"", &format!("token_file = {file:?}"));
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(parse(&text).unwrap_err().to_string().contains("expected mode 600"));
+        let key = format!("{GOOD}[tls]\ncertificate = \"c\"\nkey = {file:?}\n");
+        for mode in [0o644, 0o640, 0o604] {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+            for refused in [parse(&text), parse(&key), Config::parse(&file, GOOD)] {
+                let said = refused.unwrap_err().to_string();
+                assert!(said.contains("expected mode 600"), "{said}");
+            }
+        }
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(parse(&text).unwrap().token.secret(), "0123456789abcdef");
+        assert_eq!(parse(&text).unwrap().token.unwrap().secret(), "0123456789abcdef");
+        assert!(parse(&key).is_ok() && Config::parse(&file, GOOD).is_ok());
+        assert!(parse(&GOOD.replace("token", "#")).unwrap().token.is_none());
     }
 }

@@ -1,7 +1,7 @@
 //! The daemon as a whole: what it is made of, how it begins and how it ends.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use api::{LastError, ProxyStatus};
@@ -13,17 +13,17 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Token};
 use crate::fault::Fault;
 use crate::http;
-use crate::journal::Journal;
+use crate::journal::{Journal, JournalError};
 use crate::news::News;
 use crate::points::Points;
 use crate::pools::Pools;
 use crate::remotes::Remotes;
 use crate::runs::{Parts, Runs, WorkerProgram};
 use crate::schedule::{Scheduler, Starter};
-use crate::secrets::write_private;
+use crate::secrets::{exposed, write_private};
 use crate::store::{Store, StoreError};
 
 /// Why the daemon cannot start.
@@ -50,6 +50,32 @@ pub enum StartError {
         /// Cause.
         source: CertificateError,
     },
+    /// The token's file in the state folder cannot be read or made.
+    #[error("cannot {what} the token file {}", path.display())]
+    TokenFile {
+        /// `read` or `make`.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// The token's file in the state folder is no good.
+    #[error("the token file {} is no good: {reason}", path.display())]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// Runs that an earlier process left open cannot be ended.
+    #[error("cannot write the journal in {}", path.display())]
+    Journal {
+        /// The state folder.
+        path: PathBuf,
+        /// Cause.
+        source: JournalError,
+    },
     /// The address cannot be had.
     #[error("cannot listen on {address}")]
     Listen {
@@ -64,6 +90,8 @@ pub enum StartError {
 pub struct Daemon {
     /// Configuration.
     pub config: Config,
+    /// The token of the clients. A secret.
+    pub token: Token,
     /// Certificate's fingerprint.
     pub fingerprint: Fingerprint,
     /// When it started, milliseconds since the Unix epoch.
@@ -141,6 +169,10 @@ pub struct Running {
 pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
     tls::install_provider();
     let store = Arc::new(Store::open(&config.state_dir).await?);
+    let token = match &config.token {
+        Some(token) => token.clone(),
+        None => kept_token(&config.token_path())?,
+    };
     let certificate = certificate(&config)?;
     let path = config.tls.as_ref().map_or_else(|| config.state_dir.join("certificate.pem"), |files| files.certificate.clone());
     let wrong = |source| StartError::Certificate { path: path.clone(), source };
@@ -168,7 +200,7 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
         stop: stop.clone(),
     });
     // Before the first call is answered: nobody ever sees an interrupted run as running.
-    runs.take_up().await?;
+    runs.take_up().await.map_err(|source| StartError::Journal { path: config.state_dir.clone(), source })?;
 
     let schedules_changed = Arc::<Notify>::default();
     let scheduler = Scheduler {
@@ -182,6 +214,7 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
     let started_at = clock.now().as_millisecond();
     let daemon = Arc::new(Daemon {
         config,
+        token,
         fingerprint,
         started_at,
         clock,
@@ -205,6 +238,7 @@ impl Running {
     pub async fn stop(self) {
         let Self { daemon, server, scheduler, doors, .. } = self;
         daemon.stop.cancel();
+        daemon.journal.hurry();
         let _ = scheduler.await;
         daemon.runs.wind_down().await;
         doors.cancel();
@@ -213,6 +247,28 @@ impl Running {
         daemon.journal.close().await;
         daemon.store.close().await;
     }
+}
+
+/// The token in the state folder: made at the first start and kept, because clients have a copy.
+fn kept_token(path: &Path) -> Result<Token, StartError> {
+    let wrong = |reason: String| StartError::Token { path: path.to_owned(), reason };
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let making = |source| StartError::TokenFile { what: "make", path: path.to_owned(), source };
+            let mut bytes = [0; 32];
+            getrandom::fill(&mut bytes).map_err(|error| making(std::io::Error::other(error)))?;
+            let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            write_private(path, format!("{text}\n").as_bytes()).map_err(making)?;
+            tracing::info!(path = %path.display(), "made the token of the clients; give them a copy of this file");
+            text
+        }
+        Err(source) => return Err(StartError::TokenFile { what: "read", path: path.to_owned(), source }),
+    };
+    if let Some(mode) = exposed(path) {
+        return Err(wrong(format!("others can read it (mode {mode:03o}); expected mode 600 (chmod 600 {})", path.display())));
+    }
+    Token::new(text.trim_end_matches(['\r', '\n']).to_owned()).map_err(|expected| wrong(expected.to_owned()))
 }
 
 /// The configured certificate, or our own: made at the first start and kept, because clients pin it.

@@ -85,6 +85,10 @@ impl Folded {
                 run.outcome = Some(*outcome);
                 run.error.clone_from(error);
                 run.summary = Some(summary.clone());
+                // A worker that ends its run may have lost the ends of its tasks on the way.
+                for task in self.detail.tasks.iter_mut().filter(|task| task.outcome.is_none()) {
+                    close(task, event.at, *outcome);
+                }
             }
         }
     }
@@ -245,6 +249,16 @@ mod tests {
         let mut folded = Folded::new("r");
         events.iter().for_each(|event| folded.apply(event));
         assert_eq!(folded.open_intents(), [OpenIntent { intent: 1, what: snapshot(Some("s")) }]);
+    }
+
+    #[test]
+    fn no_task_outlives_its_run() {
+        let started = EventKind::TaskStarted { task: 1, parent: None, kind: TaskKind::Vm, label: String::new(), object: None };
+        let ended = EventKind::RunEnded { outcome: Outcome::Failure, error: None, summary: RunSummary::default() };
+        let mut folded = Folded::new("r");
+        journal(vec![started, ended]).iter().for_each(|event| folded.apply(event));
+        assert_eq!(folded.open_tasks().count(), 0);
+        assert_eq!(folded.detail().tasks[0].outcome, Some(Outcome::Failure));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use api::{Event, EventKind, Run, RunDetail, Topic};
 use futures::Stream;
@@ -23,6 +24,9 @@ use crate::store::{Leftovers, NewRun, Store, StoreError, damaged, query, word};
 
 /// Events committed together at most.
 const BATCH: usize = 256;
+/// Between two attempts to write an event that nobody waits for: doubled up to the second.
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+const RETRY_LAST: Duration = Duration::from_secs(10);
 /// Events a reader fetches at once.
 const PAGE: u32 = 256;
 
@@ -79,6 +83,8 @@ pub struct Journal {
     live: Arc<LiveRuns>,
     entries: mpsc::Sender<Entry>,
     closing: CancellationToken,
+    /// Told when nothing is tried again any more.
+    hurried: CancellationToken,
     writer: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -93,19 +99,26 @@ impl Journal {
         let live = Arc::new(Mutex::new(live));
         let connection = store.connections().acquire().await.map_err(query("reach the journal"))?;
         let (entries, received) = mpsc::channel(1024);
-        let writer = Writer { connection, live: Arc::clone(&live), clock, news, full_sync: true };
+        let hurried = CancellationToken::new();
+        let writer = Writer { connection, live: Arc::clone(&live), clock, news, hurried: hurried.clone(), full_sync: true };
         let closing = CancellationToken::new();
         let writer = tokio::spawn(writer.run(received, closing.clone()));
-        Ok(Self { store, live, entries, closing, writer: Arc::new(Mutex::new(Some(writer))) })
+        Ok(Self { store, live, entries, closing, hurried, writer: Arc::new(Mutex::new(Some(writer))) })
     }
 
     /// Writes what was handed over, takes nothing more, and gives the writer's connection back.
     pub async fn close(&self) {
         self.closing.cancel();
+        self.hurry();
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
             let _ = writer.await;
         }
+    }
+
+    /// From now on, an event that cannot be written is given up at the first attempt: the daemon must come to its end.
+    pub fn hurry(&self) {
+        self.hurried.cancel();
     }
 
     /// Makes a run: its row and its first event, on disk when this returns.
@@ -191,6 +204,18 @@ impl Journal {
     }
 }
 
+/// Whether an event that could not be written may stand later: a full disk does get empty, a broken rule stays broken.
+fn passes(error: &JournalError) -> bool {
+    use sqlx::error::ErrorKind;
+    match error {
+        JournalError::Store(StoreError::Query { source: sqlx::Error::Database(error), .. }) => {
+            matches!(error.kind(), ErrorKind::Other)
+        }
+        JournalError::Store(StoreError::Query { .. }) => true,
+        _ => false,
+    }
+}
+
 async fn read(store: &Store, run: &str) -> Result<Folded, StoreError> {
     let mut folded = Folded::new(run);
     loop {
@@ -241,6 +266,7 @@ struct Writer {
     live: Arc<LiveRuns>,
     clock: Arc<dyn Clock>,
     news: Arc<News>,
+    hurried: CancellationToken,
     full_sync: bool,
 }
 
@@ -266,14 +292,37 @@ impl Writer {
         let mut whole = Some(error).filter(|_| batch.len() == 1);
         for entry in std::mem::take(batch) {
             let mut one = vec![entry];
-            let result = match whole.take() {
-                Some(error) => Err(error),
-                None => self.commit(&mut one).await,
-            };
-            if let (Err(error), Some(entry)) = (result, one.pop()) {
-                match entry.done {
-                    Some(done) => drop(done.send(Err(error))),
-                    None => tracing::error!(run = entry.run(), error = &error as &dyn std::error::Error, "lost an event"),
+            let mut pause = RETRY_FIRST;
+            loop {
+                let result = match whole.take() {
+                    Some(error) => Err(error),
+                    None => self.commit(&mut one).await,
+                };
+                let Err(error) = result else { break };
+                match one.pop() {
+                    // Nobody is told of its loss, so it is kept until it stands. Meanwhile the channel fills, and workers wait.
+                    Some(entry) if entry.done.is_none() && passes(&error) && !self.hurried.is_cancelled() => {
+                        tracing::warn!(
+                            run = entry.run(),
+                            error = &error as &dyn std::error::Error,
+                            "cannot write an event; trying again"
+                        );
+                        one.push(entry);
+                        tokio::select! {
+                            () = tokio::time::sleep(pause) => {}
+                            () = self.hurried.cancelled() => {}
+                        }
+                        pause = (pause * 2).min(RETRY_LAST);
+                    }
+                    Some(Entry { done: Some(done), .. }) => {
+                        let _ = done.send(Err(error));
+                        break;
+                    }
+                    Some(entry) => {
+                        tracing::error!(run = entry.run(), error = &error as &dyn std::error::Error, "lost an event");
+                        break;
+                    }
+                    None => break,
                 }
             }
         }
@@ -555,6 +604,20 @@ mod tests {
         writer.await.unwrap();
         assert_eq!(seen.iter().map(|event| event.cursor).collect::<Vec<_>>(), (1..=502).collect::<Vec<u64>>());
         assert!(matches!(seen.last().unwrap().kind, EventKind::RunEnded { outcome: Outcome::Success, .. }));
+    }
+
+    #[tokio::test]
+    async fn an_event_that_cannot_be_written_is_written_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = journal(dir.path()).await;
+        journal.create(new_run("a")).await.unwrap();
+        let rename = async |sql: &'static str| sqlx::query(sql).execute(journal.store.connections()).await.map(drop).unwrap();
+        rename("ALTER TABLE events RENAME TO away").await;
+        // Whoever waits for an answer gets one; what nobody waits for is tried again until it stands.
+        journal.append("a", log("refused")).await.unwrap_err();
+        journal.append_soon("a", log("kept")).await.unwrap();
+        rename("ALTER TABLE away RENAME TO events").await;
+        assert_eq!(journal.append("a", log("next")).await.unwrap().cursor, 3);
     }
 
     #[tokio::test]

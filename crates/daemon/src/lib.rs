@@ -46,7 +46,8 @@ pub fn log_to_stderr() {
 /// The whole of the daemon process: until SIGTERM or SIGINT; a second one ends it at once.
 ///
 /// When it answers, one line goes to standard output:
-/// `{"ready":true,"address":"127.0.0.1:8443","fingerprint":"AB:…"}`.
+/// `{"ready":true,"address":"127.0.0.1:8443","fingerprint":"AB:…"}`; with `tokenFile` when the token is the one that
+/// was made in the state folder.
 pub fn main(config: &Path, check_only: bool) -> ExitCode {
     let config = match config::Config::load(config) {
         Ok(config) => config,
@@ -83,16 +84,26 @@ async fn serve(config: config::Config) -> ExitCode {
     let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
         return failed(&std::io::Error::other("cannot listen for signals"));
     };
-    let running = match daemon::start(config, program, Arc::new(clock::SystemClock)).await {
+    let token_file = config.token.is_none().then(|| config.token_path().display().to_string());
+    let started = tokio::select! {
+        started = daemon::start(config, program, Arc::new(clock::SystemClock)) => started,
+        // What was begun is found and ended at the next start.
+        _ = terminate.recv() => return ExitCode::SUCCESS,
+        _ = interrupt.recv() => return ExitCode::SUCCESS,
+    };
+    let running = match started {
         Ok(running) => running,
         Err(error) => return failed(&error),
     };
     let (address, fingerprint) = (running.address.to_string(), running.daemon.fingerprint.to_string());
-    let ready = serde_json::json!({ "ready": true, "address": address, "fingerprint": fingerprint });
+    let mut ready = serde_json::json!({ "ready": true, "address": address, "fingerprint": fingerprint });
+    if let Some(token_file) = &token_file {
+        ready["tokenFile"] = token_file.as_str().into();
+    }
     let mut stdout = std::io::stdout();
     // Nobody has to listen.
     let _ = writeln!(stdout, "{ready}").and_then(|()| stdout.flush());
-    tracing::info!(name = running.daemon.config.name, address, fingerprint, "ready");
+    tracing::info!(name = running.daemon.config.name, address, fingerprint, token_file, "ready");
 
     tokio::select! {
         _ = terminate.recv() => {}

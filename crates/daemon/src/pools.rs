@@ -87,6 +87,14 @@ impl Pools {
         found.cloned().ok_or_else(|| Fault::missing("pool", id))
     }
 
+    /// Identifier and name of the pool with an id, or a name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find(&self, id: &str) -> Result<(String, String), Fault> {
+        self.entry(id).map(|entry| (entry.record.id.clone(), entry.record.name.clone()))
+    }
+
     fn chosen(&self, pool: Option<&str>) -> Result<Vec<Arc<Entry>>, Fault> {
         match pool {
             Some(id) => Ok(vec![self.entry(id)?]),

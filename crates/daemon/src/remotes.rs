@@ -21,6 +21,9 @@ const LISTING: Duration = Duration::from_secs(60);
 /// For the test with 10 MiB.
 const PROBE: Duration = Duration::from_secs(120);
 
+/// Code of a question that was not asked, because another one is under way.
+const BUSY: &str = "REMOTE_BUSY";
+
 /// The remotes of this proxy.
 pub struct Remotes {
     store: Arc<Store>,
@@ -28,12 +31,14 @@ pub struct Remotes {
     /// One question at a time to each: a hung one must not pile up threads.
     gates: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     errors: Mutex<BTreeMap<String, ErrorReport>>,
+    /// What each said last of its free space, for as long as another question keeps it busy.
+    spaces: Mutex<HashMap<String, Option<storage::Space>>>,
 }
 
 impl Remotes {
     /// Over the stored remotes; opens none of them yet.
     pub fn new(store: Arc<Store>, news: Arc<News>) -> Arc<Self> {
-        Arc::new(Self { store, news, gates: Mutex::default(), errors: Mutex::default() })
+        Arc::new(Self { store, news, gates: Mutex::default(), errors: Mutex::default(), spaces: Mutex::default() })
     }
 
     /// The stored remote with an id, or a name.
@@ -88,6 +93,7 @@ impl Remotes {
         self.store.remove_remote(&remote.id).await?;
         self.note(&remote.id, None);
         self.gates.lock().unwrap_or_else(PoisonError::into_inner).remove(&remote.id);
+        self.spaces.lock().unwrap_or_else(PoisonError::into_inner).remove(&remote.id);
         self.news.changed(Topic::Remotes);
         self.news.changed(Topic::RestorePoints);
         Ok(())
@@ -104,7 +110,33 @@ impl Remotes {
     }
 
     async fn space(&self, record: &RemoteRecord) -> Result<Option<storage::Space>, ErrorReport> {
-        self.ask(record, LOOK, "look at", |url| async move { open(&url).await?.space().await }).await
+        if self.gate(&record.id).try_lock().is_err() {
+            // A test or a listing is under way: what was last known of the remote still holds.
+            if let Some(report) = self.noted(&record.id) {
+                return Err(report);
+            }
+            if let Some(space) = self.spaces.lock().unwrap_or_else(PoisonError::into_inner).get(&record.id) {
+                return Ok(*space);
+            }
+        }
+        let asked = self.ask(record, LOOK, "look at", |url| async move { open(&url).await?.space().await }).await;
+        match asked {
+            Ok(space) => {
+                self.spaces.lock().unwrap_or_else(PoisonError::into_inner).insert(record.id.clone(), space);
+                Ok(space)
+            }
+            // Nothing is known yet, and that is no fault of the remote's.
+            Err(report) if report.code == BUSY => Ok(None),
+            Err(report) => Err(report),
+        }
+    }
+
+    fn gate(&self, id: &str) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(self.gates.lock().unwrap_or_else(PoisonError::into_inner).entry(id.to_owned()).or_default())
+    }
+
+    fn noted(&self, id: &str) -> Option<ErrorReport> {
+        self.errors.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
     /// Writes, reads back and compares 10 MiB.
@@ -141,8 +173,8 @@ impl Remotes {
         })
     }
 
-    /// Asks a remote something within `limit`. The question goes on if it takes longer, and until it ends every other
-    /// one is told so at once.
+    /// Asks a remote something within `limit`. The question goes on if it takes longer; others wait for its end, and are
+    /// told the remote's last error when it does not come, or that it is busy.
     pub async fn ask<T, E, F>(
         &self,
         record: &RemoteRecord,
@@ -156,16 +188,17 @@ impl Remotes {
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
         let what = format!("cannot {what} the remote {}", record.name);
+        let Ok(pass) = tokio::time::timeout(limit, self.gate(&record.id).lock_owned()).await else {
+            // Whether it hangs is for the question that is under way to find out.
+            let busy =
+                || ErrorReport::new(BUSY, format!("{what}: another question to it takes long")).with_next("try again later");
+            return Err(self.noted(&record.id).unwrap_or_else(busy));
+        };
         let answer = async {
             let url = RemoteUrl::parse(&record.url).map_err(|error| fault::report("REMOTE_URL", &what, &error))?;
-            let gate = {
-                let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-                Arc::clone(gates.entry(record.id.clone()).or_default())
-            };
             let hangs = |what: &str| {
                 ErrorReport::new("REMOTE_HANGS", format!("{what}: it does not answer")).with_next("check its mount on the proxy")
             };
-            let pass = tokio::time::timeout(limit, gate.lock_owned()).await.map_err(|_| hangs(&what))?;
             let asking = question(url);
             let task = tokio::spawn(async move {
                 let answer = asking.await;
@@ -277,4 +310,29 @@ fn show(record: RemoteRecord, space: Result<Option<storage::Space>, ErrorReport>
 
 fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_busy_remote_does_not_hang_and_one_whose_question_timed_out_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(&dir.path().join("state")).await.unwrap());
+        let remotes = Remotes::new(store, Arc::default());
+        let root = dir.path().join("remote");
+        std::fs::create_dir(&root).unwrap();
+        let record = RemoteRecord { id: "r".into(), name: "nas".into(), url: format!("file://{}", root.display()) };
+        remotes.spaces.lock().unwrap().insert("r".into(), None);
+        let pass = remotes.gate("r").lock_owned().await;
+        assert_eq!(remotes.space(&record).await, Ok(None));
+        let never = |_| std::future::pending::<storage::Result<()>>();
+        assert_eq!(remotes.ask(&record, Duration::ZERO, "look at", never).await.unwrap_err().code, BUSY);
+        assert_eq!(remotes.noted("r"), None);
+        drop(pass);
+        assert_eq!(remotes.ask(&record, Duration::ZERO, "look at", never).await.unwrap_err().code, "REMOTE_HANGS");
+        // The question still hangs; now that is what others are told.
+        assert_eq!(remotes.space(&record).await.unwrap_err().code, "REMOTE_HANGS");
+    }
 }

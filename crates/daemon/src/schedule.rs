@@ -22,6 +22,8 @@ use crate::store::{Store, StoreError};
 
 /// A start that is later than this is a missed one.
 const PUNCTUAL: Duration = Duration::from_secs(60);
+/// Between two attempts to read the jobs.
+const RETRY: Duration = Duration::from_secs(30);
 /// Missed starts are counted up to here.
 const COUNTED: usize = 1000;
 
@@ -126,11 +128,25 @@ impl Scheduler {
     /// Works until told to stop.
     pub async fn run(self, stop: CancellationToken) {
         let mut since = self.clock.now();
-        if let Err(error) = self.tell_missed(since).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "cannot look for missed starts");
-        }
+        let mut told = false;
+        // Why a start that is due may be late.
+        let mut why = SLEPT;
         loop {
-            let jobs = self.jobs().await;
+            let jobs = async {
+                if !told {
+                    self.tell_missed(since).await?;
+                }
+                self.jobs().await
+            };
+            // What is due meanwhile is not lost: `since` stays where it is, and so does what was noted last.
+            let Ok(jobs) = jobs.await.inspect_err(unreadable) else {
+                why = UNREADABLE;
+                if self.waited(&stop).await {
+                    continue;
+                }
+                return;
+            };
+            told = true;
             let next = jobs.values().filter_map(|(_, calendar)| calendar.next_after(since)).min();
             let timer = async {
                 match next {
@@ -145,10 +161,18 @@ impl Scheduler {
             }
             let now = self.clock.now();
             // A clock that was set back counts from there: better a start twice than none for a year.
-            if now > since {
-                self.start_due(jobs, since, now).await;
+            if now > since
+                && let Err(error) = self.start_due(jobs, since, now, why).await
+            {
+                unreadable(&error);
+                why = UNREADABLE;
+                if self.waited(&stop).await {
+                    continue;
+                }
+                return;
             }
             since = now;
+            why = SLEPT;
             self.note_alive(now).await;
         }
         self.note_alive(self.clock.now()).await;
@@ -160,21 +184,28 @@ impl Scheduler {
         }
     }
 
-    async fn jobs(&self) -> HashMap<String, (Job, Calendar)> {
-        match self.store.jobs().await {
-            Ok(jobs) => {
-                jobs.into_iter().filter_map(|job| calendar(&job).map(|calendar| (job.id.clone(), (job, calendar)))).collect()
-            }
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "cannot read the jobs: nothing will start");
-                HashMap::new()
-            }
+    /// Waits for the next attempt; false when told to stop.
+    async fn waited(&self, stop: &CancellationToken) -> bool {
+        tokio::select! {
+            () = self.clock.sleep_until(self.clock.now() + RETRY) => true,
+            () = stop.cancelled() => false,
         }
     }
 
-    /// Starts what was due among the jobs as they were, if they still are so.
-    async fn start_due(&self, jobs: HashMap<String, (Job, Calendar)>, since: Timestamp, now: Timestamp) {
-        let current = self.jobs().await;
+    async fn jobs(&self) -> Result<HashMap<String, (Job, Calendar)>, StoreError> {
+        let jobs = self.store.jobs().await?.into_iter();
+        Ok(jobs.filter_map(|job| calendar(&job).map(|calendar| (job.id.clone(), (job, calendar)))).collect())
+    }
+
+    /// Starts what was due among the jobs as they were, if they still are so. After an error nothing has been started.
+    async fn start_due(
+        &self,
+        jobs: HashMap<String, (Job, Calendar)>,
+        since: Timestamp,
+        now: Timestamp,
+        why: &str,
+    ) -> Result<(), StoreError> {
+        let current = self.jobs().await?;
         for (id, (job, calendar)) in jobs {
             let missed: Vec<Timestamp> = due(&calendar, since, now).collect();
             let Some(last) = missed.last().copied() else { continue };
@@ -182,24 +213,34 @@ impl Scheduler {
             if now.duration_since(last).unsigned_abs() <= PUNCTUAL {
                 self.starter.start(current.clone()).await;
             } else {
-                let reason = missed_words(missed.len(), last, "the machine slept or its clock was set");
-                self.starter.skip(current.clone(), reason).await;
+                self.starter.skip(current.clone(), missed_words(missed.len(), last, why)).await;
             }
         }
+        Ok(())
     }
 
+    /// After an error nothing has been told.
     async fn tell_missed(&self, now: Timestamp) -> Result<(), StoreError> {
         let Some(alive) = self.store.last_alive().await?.and_then(|at| Timestamp::from_millisecond(at).ok()) else {
-            return self.store.note_alive(now.as_millisecond()).await;
+            self.note_alive(now).await;
+            return Ok(());
         };
-        for (job, calendar) in self.jobs().await.into_values() {
+        for (job, calendar) in self.jobs().await?.into_values() {
             let missed: Vec<Timestamp> = due(&calendar, alive, now).collect();
             if let Some(last) = missed.last() {
                 self.starter.skip(job, missed_words(missed.len(), *last, "the daemon was not running")).await;
             }
         }
-        self.store.note_alive(now.as_millisecond()).await
+        self.note_alive(now).await;
+        Ok(())
     }
+}
+
+const SLEPT: &str = "the machine slept or its clock was set";
+const UNREADABLE: &str = "the jobs could not be read";
+
+fn unreadable(error: &StoreError) {
+    tracing::error!(error = error as &dyn std::error::Error, seconds = RETRY.as_secs(), "cannot read the jobs; trying again");
 }
 
 fn due(calendar: &Calendar, since: Timestamp, now: Timestamp) -> impl Iterator<Item = Timestamp> {
@@ -357,6 +398,32 @@ mod tests {
         stop.cancel();
         running.await.unwrap();
         assert!(noted.0.lock().unwrap()[0].starts_with("skip nightly: 1 start was missed"));
+    }
+
+    #[tokio::test]
+    async fn a_start_that_is_due_while_the_jobs_cannot_be_read_comes_after() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path()).await.unwrap());
+        store.add_job(&job("0 2 * * *"), 0).await.unwrap();
+        let rename = async |sql: &'static str| sqlx::query(sql).execute(store.connections()).await.map(drop).unwrap();
+        let noted = Arc::new(Noted::default());
+        let clock = Leaping::new(at("2025-06-01T12:00:00Z"));
+        let scheduler =
+            Scheduler { store: Arc::clone(&store), clock: clock.clone(), starter: noted.clone(), changed: Arc::default() };
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(scheduler.run(stop.clone()));
+        let mut asked = clock.asked.subscribe();
+        let due = asked.wait_for(Option::is_some).await.unwrap().unwrap();
+        rename("ALTER TABLE jobs RENAME TO away").await;
+        clock.now.send_replace(due);
+        let again = asked.wait_for(|at| at.is_some_and(|at| at > due)).await.unwrap().unwrap();
+        assert_eq!(again, due + RETRY);
+        rename("ALTER TABLE away RENAME TO jobs").await;
+        clock.now.send_replace(again);
+        noted.1.notified().await;
+        stop.cancel();
+        running.await.unwrap();
+        assert_eq!(*noted.0.lock().unwrap(), ["start nightly"]);
     }
 
     #[test]

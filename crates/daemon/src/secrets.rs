@@ -108,6 +108,12 @@ fn make_key(path: &Path) -> Result<[u8; KEY_LEN], SecretError> {
     Ok(bytes)
 }
 
+/// The mode of a file that others than its owner can read, write or execute; none for a private or absent one.
+pub(crate) fn exposed(path: &Path) -> Option<u32> {
+    let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
+    (mode & 0o077 != 0).then_some(mode)
+}
+
 /// Writes a file that only its owner can read, whole or not at all, durably.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let temporary = path.with_added_extension("new");

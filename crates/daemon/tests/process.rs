@@ -2,12 +2,15 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 
 use api::*;
 use common::config_text;
-use common::process::{command, spawn};
+use common::process::{command, spawn, write_config};
 use daemon::clock::SystemClock;
 use daemon::journal::Journal;
 use daemon::store::{NewRun, Store};
@@ -54,6 +57,28 @@ fn a_broken_configuration_is_told_with_its_place() {
     std::fs::write(dir.path().join("backhauld.toml"), text).unwrap();
     let said = String::from_utf8(command.output().unwrap().stderr).unwrap();
     assert!(said.contains("cannot listen on 127.0.0.1:"), "{said}");
+}
+
+#[test]
+fn without_a_token_it_makes_one_and_keeps_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let text: String = config_text(dir.path()).lines().filter(|line| !line.starts_with("token")).collect::<Vec<_>>().join("\n");
+    let file = dir.path().join("state/token");
+    let mut tokens = Vec::new();
+    for _ in 0..2 {
+        let mut command = command(dir.path());
+        write_config(dir.path(), &text);
+        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(ready["tokenFile"], file.to_str().unwrap());
+        tokens.push(std::fs::read_to_string(&file).unwrap());
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
+        assert!(child.wait().unwrap().success());
+    }
+    assert!(tokens[0] == tokens[1] && tokens[0].trim_end().len() == 64);
 }
 
 fn started(task: u32, kind: TaskKind) -> EventKind {

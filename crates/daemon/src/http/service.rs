@@ -62,7 +62,7 @@ async fn route(daemon: Arc<Daemon>, request: Request<Incoming>) -> Response<Body
 /// Whether the request shows the token, in the cookie of XO's clients or as a bearer. Hashes are compared, in constant
 /// time, so that neither content nor length of the token shows in how long it takes.
 fn authenticated(daemon: &Daemon, headers: &HeaderMap) -> bool {
-    let expected = Sha256::digest(daemon.config.token.secret());
+    let expected = Sha256::digest(daemon.token.secret());
     let is_it = |shown: &str| bool::from(Sha256::digest(shown).ct_eq(&expected));
     let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|line| line.split(';'));
     let cookie = cookies.filter_map(|pair| pair.trim().strip_prefix("authenticationToken="));

@@ -20,6 +20,8 @@ pub async fn add(daemon: Arc<Daemon>, given: PoolAddParams) -> Result<Pool, Faul
 }
 
 pub async fn remove(daemon: Arc<Daemon>, given: IdParams) -> Result<bool, Fault> {
-    daemon.pools.remove(&given.id).await?;
+    let (id, name) = daemon.pools.find(&given.id)?;
+    daemon.runs.let_go_of_pool(&id, &name).await?;
+    daemon.pools.remove(&id).await?;
     Ok(true)
 }

@@ -22,6 +22,8 @@ pub async fn probe(daemon: Arc<Daemon>, given: IdParams) -> Result<RemoteTest, F
 }
 
 pub async fn remove(daemon: Arc<Daemon>, given: IdParams) -> Result<bool, Fault> {
-    daemon.remotes.remove(&given.id).await?;
+    let remote = daemon.remotes.find(&given.id).await?;
+    daemon.runs.let_go_of_remote(&remote.id, &remote.name).await?;
+    daemon.remotes.remove(&remote.id).await?;
     Ok(true)
 }

@@ -23,8 +23,14 @@ pub async fn list(daemon: Arc<Daemon>, given: RunListParams) -> Result<Vec<Run>,
 }
 
 async fn find(daemon: &Daemon, id: &str) -> Result<Run, Fault> {
-    let found = if id.is_empty() { None } else { daemon.store.run(id).await? };
-    found.map(|open| open.run).ok_or_else(|| Fault::missing("run", id))
+    if let Some(found) = daemon.store.run(id).await? {
+        return Ok(found.run);
+    }
+    let several: Vec<String> = daemon.store.runs_beginning(id).await?.into_iter().map(|open| open.run.id).collect();
+    if several.is_empty() {
+        return Err(Fault::missing("run", id));
+    }
+    Err(Fault::invalid("id", format!("id: several runs begin with {id:?}: {}", several.join(", "))))
 }
 
 pub async fn get(daemon: Arc<Daemon>, given: IdParams) -> Result<RunDetail, Fault> {

@@ -57,6 +57,8 @@ pub struct Runs {
     locks: Arc<VmLocks>,
     slots: Semaphore,
     cancels: Mutex<HashMap<String, CancellationToken>>,
+    /// Clean-ups after each run that came to nothing in the life of this daemon.
+    attempts: Mutex<HashMap<String, u32>>,
     /// Held between the check that a job is not running and the row that says it is.
     starting: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
@@ -114,6 +116,7 @@ impl Runs {
             locks: Arc::default(),
             slots: Semaphore::new(limits.runs),
             cancels: Mutex::default(),
+            attempts: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             stop,
@@ -264,11 +267,7 @@ impl Runs {
         if let Some(End { outcome, error }) = end {
             self.end(run, outcome, error).await;
         }
-        let ended = match self.store.run(run).await {
-            Ok(Some(ended)) => ended.run,
-            Ok(None) => return,
-            Err(error) => return tracing::error!(run, error = &error as &dyn std::error::Error, "cannot look at an ended run"),
-        };
+        let Some(ended) = self.look_back(run).await else { return };
         let outcome = ended.outcome.unwrap_or(Outcome::Failure);
         tracing::info!(
             run,
@@ -296,6 +295,25 @@ impl Runs {
             self.recovered(recovered, outcome).await;
         } else {
             self.recover(run).await;
+        }
+    }
+
+    /// An ended run. Tried until it can be read, because what follows from its end must not be left out; none when the
+    /// daemon stops before, and then the next one sees to it.
+    async fn look_back(&self, run: &str) -> Option<Run> {
+        let mut pause = std::time::Duration::from_secs(1);
+        loop {
+            match self.store.run(run).await {
+                Ok(found) => return found.map(|open| open.run),
+                Err(error) => {
+                    tracing::error!(run, error = &error as &dyn std::error::Error, "cannot look at an ended run; trying again");
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.stop.cancelled() => return None,
+            }
+            pause = (pause * 2).min(std::time::Duration::from_secs(60));
         }
     }
 

@@ -121,7 +121,7 @@ fn vm_of(intent: &Intent) -> Option<&str> {
     }
 }
 
-fn pool_of(intent: &Intent) -> Option<&str> {
+pub(super) fn pool_of(intent: &Intent) -> Option<&str> {
     match intent {
         Intent::Snapshot { pool, .. }
         | Intent::BlockedOperations { pool, .. }
@@ -131,7 +131,7 @@ fn pool_of(intent: &Intent) -> Option<&str> {
     }
 }
 
-fn remote_of(intent: &Intent) -> Option<&str> {
+pub(super) fn remote_of(intent: &Intent) -> Option<&str> {
     match intent {
         Intent::RestorePoint { remote, .. } => Some(remote),
         _ => None,

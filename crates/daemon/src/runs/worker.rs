@@ -71,10 +71,14 @@ impl Runs {
                 Err(error) => return Followed::Refused(fault::report("WORKER_PROTOCOL", "cannot follow the worker", &error)),
             };
             let last = matches!(report.event, EventKind::RunEnded { .. });
-            let written = if report.durable || last {
-                self.journal.append(run, report.event).await.map(drop)
-            } else {
-                self.journal.append_soon(run, report.event).await
+            let (event, durable) = (report.event, report.durable || last);
+            let write = async {
+                if durable { self.journal.append(run, event).await.map(drop) } else { self.journal.append_soon(run, event).await }
+            };
+            // A journal that cannot be written just now holds up the worker, but nobody's patience.
+            let written = tokio::select! {
+                written = write => written,
+                () = give_up.cancelled() => return Followed::GaveUp,
             };
             match written {
                 Ok(()) => {}

@@ -119,17 +119,23 @@ impl Store {
         rows.iter().map(|row| open_run(row).map(|open| open.run)).collect()
     }
 
-    /// One run by its id or an unambiguous beginning of it; none when there is none or several.
+    /// One run by its id or an unambiguous beginning of it, of 4 characters at least; none when there is none or several.
     pub async fn run(&self, id: &str) -> Result<Option<OpenRun>> {
+        let mut found = self.runs_beginning(id).await?;
+        if found.first().is_some_and(|first| first.run.id == id) || found.len() == 1 {
+            return Ok(Some(found.swap_remove(0)));
+        }
+        Ok(None)
+    }
+
+    /// The run with this id, then those whose ids begin with it if it has at least 4 characters; the first few.
+    pub async fn runs_beginning(&self, id: &str) -> Result<Vec<OpenRun>> {
         let sql = sqlx::AssertSqlSafe(format!(
-            "SELECT {COLUMNS} FROM runs WHERE id = ?1 OR substr(id, 1, length(?1)) = ?1 ORDER BY id <> ?1 LIMIT 2"
+            "SELECT {COLUMNS} FROM runs WHERE id = ?1 OR (length(?1) >= 4 AND substr(id, 1, length(?1)) = ?1) \
+             ORDER BY id <> ?1, id LIMIT 5"
         ));
         let rows = sqlx::query(sql).bind(id).fetch_all(self.connections()).await.map_err(query("read a run"))?;
-        match &rows[..] {
-            [] => Ok(None),
-            [one] => open_run(one).map(Some),
-            [first, ..] => Ok(Some(open_run(first)?).filter(|open| open.run.id == id)),
-        }
+        rows.iter().map(open_run).collect()
     }
 
     /// Runs that have not ended, oldest first.
@@ -239,16 +245,6 @@ impl Store {
             .await
             .map_err(query("note that a run was cleaned up"))?;
         Ok(())
-    }
-
-    /// How many clean-ups after `run` there have been.
-    pub async fn recoveries(&self, run: &str) -> Result<u32> {
-        let (count,): (u32,) = sqlx::query_as("SELECT COUNT(*) FROM runs WHERE recovers = ?")
-            .bind(run)
-            .fetch_one(self.connections())
-            .await
-            .map_err(query("count the clean-ups"))?;
-        Ok(count)
     }
 
     /// Notes that somebody asked a run to stop.

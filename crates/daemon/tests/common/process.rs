@@ -1,6 +1,7 @@
 //! The real binary, started and stopped.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -16,10 +17,17 @@ pub struct Daemon {
 }
 
 pub fn command(dir: &Path) -> Command {
-    std::fs::write(dir.join("backhauld.toml"), config_text(dir)).unwrap();
+    write_config(dir, &config_text(dir));
     let mut command = Command::new(env!("CARGO_BIN_EXE_backhauld"));
     command.arg("--config").arg(dir.join("backhauld.toml")).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+/// Writes the configuration as the daemon wants it when a token stands in it: for its owner only.
+pub fn write_config(dir: &Path, text: &str) {
+    let path = dir.join("backhauld.toml");
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 /// Starts one and waits for its line.
