@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use api::{ErrorCode, ErrorReport, Method};
+use api::{ErrorCode, ErrorReport, IdParams, Method, RunDetail, RunGet};
 use futures::future::join_all;
 use serde::Serialize;
 use serde_json::Value;
@@ -107,7 +107,8 @@ impl Context {
     }
 
     /// Asks all proxies for a list. Those that do not answer are told on standard error, and the second value is how
-    /// the command must end for it.
+    /// the command must end for it. A proxy that does not have what the list is narrowed to has nothing to list: no
+    /// failure as long as another one has it.
     ///
     /// # Errors
     /// Nobody answered.
@@ -119,16 +120,18 @@ impl Context {
         <M::Item as IntoIterator>::Item: Serialize,
     {
         let sites = self.sites()?;
-        let answers = join_all(sites.iter().map(|site| site.call::<M>(params))).await;
-        let (mut found, mut missing) = (Vec::new(), None::<Failure>);
+        let answers = join_all(sites.iter().map(|site| site.try_call::<M>(params))).await;
+        let (mut found, mut missing, mut elsewhere) = (Vec::new(), None::<Failure>, None);
+        let answered = answers.iter().any(Result::is_ok);
         for (site, answer) in sites.iter().zip(answers) {
             match answer {
                 Ok(items) => found.extend(items.into_iter().map(|item| {
                     let item = serde_json::to_value(item).unwrap_or_default();
                     Found { proxy: site.name.clone(), item }
                 })),
-                Err(failure) => {
-                    if let Some(previous) = missing.replace(failure)
+                Err(error @ CallError::Answered { code: ErrorCode::NoSuchObject, .. }) => elsewhere = Some(error),
+                Err(error) => {
+                    if let Some(previous) = missing.replace(Failure::from(error))
                         && let Some(report) = previous.report
                     {
                         output::error(&report, self.json);
@@ -136,7 +139,8 @@ impl Context {
                 }
             }
         }
-        Ok((found, missing))
+        let nowhere = elsewhere.filter(|_| !answered).map(Failure::from);
+        Ok((found, missing.or(nowhere)))
     }
 
     /// Finds the one object that `name` means among all proxies, by id or by name.
@@ -194,28 +198,37 @@ impl Context {
         }
     }
 
-    /// Finds the proxy that knows the object of a call, by asking each: `ask` fails with "no such object" elsewhere.
+    /// Finds the run that `id`, or the beginning of one, means among all proxies.
     ///
     /// # Errors
-    /// Nobody knows it, or a proxy that might does not answer.
-    pub async fn find_by_asking<M: Method>(&self, what: &str, id: &str, params: &M::Params) -> Result<(Site, M::Item), Failure>
-    where
-        M::Params: Sync,
-    {
+    /// Nothing or several runs are meant, or a proxy that might know it does not answer.
+    pub async fn find_run(&self, id: &str) -> Result<(Site, RunDetail), Failure> {
         let sites = self.sites()?;
-        let answers = join_all(sites.iter().map(|site| site.try_call::<M>(params))).await;
-        let mut missing = None;
+        let params = IdParams { id: id.to_owned() };
+        let answers = join_all(sites.iter().map(|site| site.try_call::<RunGet>(&params))).await;
+        let (mut found, mut missing) = (Vec::new(), None);
         for (site, answer) in sites.iter().zip(answers) {
             match answer {
-                Ok(item) => return Ok((site.clone(), item)),
+                // A whole id is unique whoever else is silent; a beginning is not.
+                Ok(detail) if detail.run.id == id => return Ok((site.clone(), detail)),
+                Ok(detail) => found.push((site.clone(), detail)),
                 Err(CallError::Answered { code: ErrorCode::NoSuchObject, .. }) => {}
-                Err(error) => missing = Some(error),
+                Err(error) => missing = Some(Failure::from(error)),
             }
         }
-        match missing {
-            Some(error) => Err(error.into()),
-            None => Err(Failure::failed("NO_SUCH_OBJECT", format!("there is no {what} {id:?} on {}", list_names(&sites)))
-                .next(format!("backhaul {what} list"))),
+        if let Some(missing) = missing {
+            let next = format!("a proxy that may know the run {id:?} does not answer, or knows several; give the whole id");
+            return Err(if sites.len() > 1 { missing.next(next) } else { missing });
+        }
+        match found.len() {
+            0 => Err(Failure::failed("NO_SUCH_OBJECT", format!("there is no run {id:?} on {}", list_names(&sites)))
+                .next("backhaul run list")),
+            1 => Ok(found.swap_remove(0)),
+            _ => {
+                let candidates = found.iter().map(|(site, detail)| format!("{} on {}", detail.run.id, site.name));
+                let candidates = candidates.collect::<Vec<_>>().join(", ");
+                Err(Failure::usage(format!("run {id:?} is ambiguous: {candidates}")).next("give the whole id"))
+            }
         }
     }
 }

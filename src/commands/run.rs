@@ -2,8 +2,7 @@
 
 use api::{
     IdParams, NoParams, PoolFilter, RemoteList, RestoreParams, RestorePoint, RestorePointList, RestorePointListParams,
-    RestorePointRemove, RestorePointRestore, RestorePointVerify, Run, RunCancel, RunGet, RunList, RunListParams, SrList,
-    format_bytes,
+    RestorePointRemove, RestorePointRestore, RestorePointVerify, Run, RunCancel, RunList, RunListParams, SrList, format_bytes,
 };
 
 use super::cli::{BackupCommand, RunCommand};
@@ -42,7 +41,7 @@ pub async fn run(context: &Context, command: RunCommand) -> Result<(), Failure> 
             )
         }
         RunCommand::Show { run } => {
-            let (site, detail) = context.find_by_asking::<RunGet>("run", &run, &IdParams { id: run.clone() }).await?;
+            let (site, detail) = context.find_run(&run).await?;
             let mut text = format!("run {} on {}: {}, {}", detail.run.id, site.name, detail.run.label, watch::state(&detail.run));
             if context.json {
                 return print_one(context, &site.name, &detail, text);
@@ -66,7 +65,7 @@ pub async fn run(context: &Context, command: RunCommand) -> Result<(), Failure> 
             Ok(())
         }
         RunCommand::Watch { run, from } => {
-            let (site, detail) = context.find_by_asking::<RunGet>("run", &run, &IdParams { id: run.clone() }).await?;
+            let (site, detail) = context.find_run(&run).await?;
             let ended = detail.run.outcome.filter(|_| from >= detail.run.cursor);
             match ended {
                 // Nothing is left to be told but the outcome, which the exit code owes all the same.
@@ -76,8 +75,8 @@ pub async fn run(context: &Context, command: RunCommand) -> Result<(), Failure> 
             }
         }
         RunCommand::Cancel { run } => {
-            let (site, _) = context.find_by_asking::<RunGet>("run", &run, &IdParams { id: run.clone() }).await?;
-            let run = site.call::<RunCancel>(&IdParams { id: run }).await?;
+            let (site, detail) = context.find_run(&run).await?;
+            let run = site.call::<RunCancel>(&IdParams { id: detail.run.id }).await?;
             let text = format!("asked run {} on proxy {} to stop", run.id, site.name);
             print_one(context, &site.name, &run, text)
         }
@@ -97,7 +96,11 @@ fn depth(tasks: &[api::Task], id: u32) -> usize {
 pub async fn backup(context: &Context, command: BackupCommand) -> Result<(), Failure> {
     match command {
         BackupCommand::List { vm, remote } => {
-            let mut found = context.gather::<RestorePointList>(&RestorePointListParams { vm, remote }).await?;
+            let params = RestorePointListParams { vm, remote: remote.clone() };
+            let mut found = context.gather::<RestorePointList>(&params).await?;
+            if found.1.is_none() {
+                found.1 = left_out(context, remote.as_deref()).await?;
+            }
             found.0.sort_by_key(|point| std::cmp::Reverse(point.item.get("timestamp").and_then(serde_json::Value::as_i64)));
             print_list(
                 context,
@@ -129,6 +132,21 @@ pub async fn backup(context: &Context, command: BackupCommand) -> Result<(), Fai
             watch::started(context, &site, &run, watch).await
         }
     }
+}
+
+/// Tells of the remotes that do not answer, whose restore points a list leaves out, and how it must end for it.
+async fn left_out(context: &Context, only: Option<&str>) -> Result<Option<Failure>, Failure> {
+    let (remotes, _) = context.gather::<RemoteList>(&NoParams {}).await?;
+    let mut away = None;
+    for found in remotes {
+        let Ok(remote) = serde_json::from_value::<api::Remote>(found.item) else { continue };
+        let meant = only.is_none_or(|only| remote.id == only || remote.name == only);
+        if let Some(report) = remote.error.filter(|_| meant) {
+            output::error(&report, context.json);
+            away = Some(Failure::silent(super::Exit::Failed));
+        }
+    }
+    Ok(away)
 }
 
 /// The proxy that has the remote a restore point lies on: its id begins with the remote's.

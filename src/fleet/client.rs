@@ -84,7 +84,7 @@ impl Client {
     /// [`CallError`].
     pub async fn call_value(&self, method: &str, params: Value) -> Result<Value, CallError> {
         let call = async {
-            let mut body = self.post(method, params).await?;
+            let mut body = self.post(method, params, CALL).await?;
             let mut answer = BytesMut::new();
             while let Some(piece) = body.piece().await? {
                 answer.extend_from_slice(&piece);
@@ -107,7 +107,7 @@ impl Client {
     /// # Errors
     /// [`CallError`].
     pub async fn stream<M: Method>(&self, params: &M::Params) -> Result<Lines<M>, CallError> {
-        let mut body = self.post(M::NAME, to_value(params)).await?;
+        let mut body = self.post(M::NAME, to_value(params), SILENCE).await?;
         let first = body.line().await?.ok_or_else(|| self.cut("it closed before answering"))?;
         let header = self.result_of(M::NAME, &first)?;
         if header != api::ndjson_header() {
@@ -151,9 +151,11 @@ impl Client {
         }
     }
 
-    async fn post(&self, method: &str, params: Value) -> Result<Body, CallError> {
+    /// Sends a request and waits at most `limit` for the head of its answer: of a stream it comes at once, of a single answer
+    /// not before the proxy has it.
+    async fn post(&self, method: &str, params: Value, limit: Duration) -> Result<Body, CallError> {
         let request = self.http.post(self.url.clone()).header(COOKIE, self.cookie.clone());
-        let sent = tokio::time::timeout(SILENCE, request.json(&RpcRequest::new(method, params)).send()).await;
+        let sent = tokio::time::timeout(limit, request.json(&RpcRequest::new(method, params)).send()).await;
         let response = match sent {
             Ok(sent) => sent.map_err(|error| CallError::from_http(&self.host, self.pinned, &error, false))?,
             Err(_) => return Err(self.cut("no answer in time")),

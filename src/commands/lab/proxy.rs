@@ -25,8 +25,8 @@ use crate::fleet::Client;
 
 /// For a daemon to say that it is ready: it opens a small database, and makes a certificate the first time.
 const READY: Duration = Duration::from_secs(60);
-/// For a daemon to end by itself.
-const END: Duration = Duration::from_secs(15);
+/// For a daemon to end by itself: it gives its workers 30 s, and then buries them.
+const END: Duration = Duration::from_secs(40);
 /// Before a daemon that died is started again.
 const PAUSE: Duration = Duration::from_millis(500);
 
