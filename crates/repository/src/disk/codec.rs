@@ -1,7 +1,7 @@
 //! How the chunks of a disk directory are compressed (backup-repository.md §3.6).
 
 use std::io::{Read, Write};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use storage::{RepoPath, Storage};
@@ -20,11 +20,13 @@ pub enum Filter {
     Brotli,
 }
 
-/// Compression and decompression at work at the same time, process-wide. Each holds a block and its compressed form, so
-/// at most 8 x 2 x 2 MiB = 32 MiB besides the blocks of the callers; more waits.
-static WORKERS: Semaphore = Semaphore::const_new(8);
-/// Log of brotli's window: a block fits in.
-const WINDOW: u32 = 22;
+/// Compression and decompression at work at the same time, process-wide: one a processor, more would only hold memory.
+/// Each holds a block and its compressed form, so at most 8 x 2 x 2 MiB = 32 MiB besides the blocks of the callers.
+static WORKERS: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(2, |count| count.get().clamp(2, 8))));
+/// Log of brotli's window. With the least effort the encoder looks no further back, and takes its input in pieces of this
+/// size: a larger one only costs memory, twice its size.
+const WINDOW: u32 = 18;
 const BUFFER: usize = 64 << 10;
 
 impl Filter {
@@ -80,6 +82,8 @@ impl Filter {
                 drop(encoder);
             }
         }
+        // It may wait for a slow storage, outside of what the engine counts.
+        out.shrink_to_fit();
         Ok(out.into())
     }
 
