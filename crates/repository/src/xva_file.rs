@@ -12,8 +12,6 @@ use crate::{BackupTime, Error, PointId, Result};
 pub(crate) const CHECKSUM: &str = ".checksum";
 /// How a checksum file begins when it is an MD5.
 pub(crate) const MD5_MARK: &str = "$1$$";
-/// Checks hold at most this much of a stream at once, bytes.
-const PIECE: usize = 1 << 20;
 
 /// An XVA that is whole and has its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +26,7 @@ pub struct FinishedXva {
     pub summary: xva::Summary,
 }
 
-/// An XVA being written, in order. Memory: the piece being written, and what the checks keep (a chunk's checksum state).
+/// An XVA being written, in order. Memory: the pieces being written, and what the checks keep (a chunk's checksum state).
 #[derive(Debug)]
 pub struct XvaWriter {
     storage: Arc<dyn Storage>,
@@ -67,30 +65,28 @@ impl XvaWriter {
         Ok(Self { storage, file, temporary, path, position: 0, checks })
     }
 
-    /// Appends to the stream. Writing and checking go side by side.
+    /// Appends to the stream, in one go and without joining them, the pieces as they came: about a MiB in all is a good
+    /// measure. Writing and checking go side by side.
     ///
     /// # Errors
     /// [`Error::Xva`] as soon as the stream is not an XVA, [`Error::Storage`]. Then it can only be aborted.
-    pub async fn write(&mut self, data: Bytes) -> Result<()> {
-        let mut rest = data;
-        while !rest.is_empty() {
-            let piece = rest.split_to(rest.len().min(PIECE));
-            let Some(mut checks) = self.checks.take() else {
-                return Err(Error::Damaged { path: self.path.absolute(), what: "the stream was faulty before".into() });
-            };
-            let looked_at = piece.clone();
-            let check = tokio::task::spawn_blocking(move || checks.push(&looked_at).map(|()| checks));
-            let length = piece.len() as u64;
-            let written = self.file.write_at(self.position, vec![piece]).await;
-            let checked = match check.await {
-                Ok(checked) => checked,
-                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                Err(_) => return Err(Error::Cancelled),
-            };
-            self.checks = Some(checked.map_err(|source| Error::Xva { path: self.path.absolute(), source })?);
-            written?;
-            self.position += length;
-        }
+    pub async fn write(&mut self, pieces: Vec<Bytes>) -> Result<()> {
+        let Some(mut checks) = self.checks.take() else {
+            return Err(Error::Damaged { path: self.path.absolute(), what: "the stream was faulty before".into() });
+        };
+        let length: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let looked_at = pieces.clone();
+        let check =
+            tokio::task::spawn_blocking(move || looked_at.iter().try_for_each(|piece| checks.push(piece)).map(|()| checks));
+        let written = self.file.write_at(self.position, pieces).await;
+        let checked = match check.await {
+            Ok(checked) => checked,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => return Err(Error::Cancelled),
+        };
+        self.checks = Some(checked.map_err(|source| Error::Xva { path: self.path.absolute(), source })?);
+        written?;
+        self.position += length;
         Ok(())
     }
 

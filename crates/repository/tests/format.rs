@@ -315,13 +315,13 @@ async fn a_full_backup_is_published_whole_or_not_at_all() {
     let vm_dir = dir.path().join("xo-vm-backups").join(VM);
 
     let mut cut = repository.create_xva(&lock, time(1)).await.unwrap();
-    cut.write(archive.slice(..archive.len() - 1024)).await.unwrap();
+    cut.write(vec![archive.slice(..archive.len() - 1024)]).await.unwrap();
     assert!(matches!(cut.finish().await, Err(Error::Xva { .. })));
     assert_eq!(std::fs::read_dir(&vm_dir).unwrap().count(), 0);
 
     let mut whole = repository.create_xva(&lock, time(1)).await.unwrap();
     for piece in archive.chunks(300_000) {
-        whole.write(Bytes::copy_from_slice(piece)).await.unwrap();
+        whole.write(vec![Bytes::copy_from_slice(piece)]).await.unwrap();
     }
     let finished = whole.finish().await.unwrap();
     assert_eq!((finished.size, finished.relative.as_str()), (archive.len() as u64, "./20250131T231600Z.xva"));

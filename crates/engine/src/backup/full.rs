@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::{JobMode, Phase, TaskKind, TaskResult, Wait};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::future::join_all;
 use repository::{BackupMetadata, FinishedXva, PointId, XvaWriter};
 use xapi::{Compression, Export, Record, Vm};
@@ -15,8 +15,8 @@ use crate::error::Error;
 use crate::journal::Task;
 use crate::source::Flow;
 
-/// The stream comes in small pieces; it is written in pieces of this size, bytes.
-const PIECE: usize = 1 << 20;
+/// The stream comes in small pieces; they are written when they are as many bytes together.
+const PART: usize = 1 << 20;
 
 /// Whether a full backup exports a snapshot rather than the VM itself (backup-repository.md §4.2 step 6).
 pub(super) fn needs_snapshot(vm: &Record<Vm>, inventory: &Inventory) -> bool {
@@ -101,42 +101,48 @@ async fn create(job: &Job<'_>, task: &Task) -> Result<Writers, Error> {
 }
 
 /// Reads the stream to its end, and writes it everywhere. A remote that fails is dropped.
+///
+/// While one part is written and checked, the next one is read: either can take as long as the other.
 async fn copy(job: &Job<'_>, export: &mut Export, writers: &mut Writers, flow: &Flow, task: &Task) -> Result<(), Error> {
-    let what = || format!("the archive of {}", job.vm.name_label);
     let limit_words: Arc<str> = "the configured speed limit".into();
     let write_words: Arc<str> = "write of the archive".into();
-    let mut piece = BytesMut::new();
-    loop {
-        let chunk = job
-            .context
-            .unless_cancelled(flow.from_source(export.next()))
-            .await?
-            .map_err(|error| Error::Source { what: what(), source: error.into() })?
-            .map_err(|error| Error::Source { what: what(), source: error.into() })?;
-        let ended = chunk.is_none();
-        piece.extend_from_slice(&chunk.unwrap_or_default());
-        if piece.len() < PIECE && !ended {
-            continue;
-        }
-        let data = piece.split().freeze();
-        let bytes = data.len() as u64;
+    let mut part = read(job, export, flow).await?;
+    while !part.is_empty() {
+        let bytes = part.iter().map(|piece| piece.len() as u64).sum();
         flow.meter.add_read(bytes);
         if let Some(due) = flow.limiter.reserve(bytes) {
             let _waiting = flow.meter.wait(Wait::Limit, &limit_words);
             job.context.unless_cancelled(tokio::time::sleep_until(due)).await?;
         }
-        let _waiting = flow.meter.wait(Wait::Target, &write_words);
-        write(job, writers, data, task).await?;
+        let writing = async {
+            let _waiting = flow.meter.wait(Wait::Target, &write_words);
+            write(job, writers, part, task).await
+        };
+        // A failed write ends the read; a failed read waits for the write, whose file is about to be removed.
+        let reading = async { Ok(read(job, export, flow).await) };
+        let ((), next) = tokio::try_join!(writing, reading)?;
         flow.meter.add_done(bytes);
         flow.meter.add_written(bytes * writers.len() as u64);
-        if ended {
-            return Ok(());
-        }
+        part = next?;
     }
+    Ok(())
 }
 
-async fn write(job: &Job<'_>, writers: &mut Writers, data: Bytes, task: &Task) -> Result<(), Error> {
-    let written = join_all(writers.iter_mut().map(|(_, writer)| writer.write(data.clone()))).await;
+/// The next part of the stream in the pieces it came in; none at its end.
+async fn read(job: &Job<'_>, export: &mut Export, flow: &Flow) -> Result<Vec<Bytes>, Error> {
+    let failed = |source| Error::Source { what: format!("the archive of {}", job.vm.name_label), source };
+    let (mut part, mut length) = (Vec::new(), 0);
+    while length < PART {
+        let piece = job.context.unless_cancelled(flow.from_source(export.next())).await?;
+        let Some(piece) = piece.map_err(|stalled| failed(stalled.into()))?.map_err(|error| failed(error.into()))? else { break };
+        length += piece.len();
+        part.push(piece);
+    }
+    Ok(part)
+}
+
+async fn write(job: &Job<'_>, writers: &mut Writers, part: Vec<Bytes>, task: &Task) -> Result<(), Error> {
+    let written = join_all(writers.iter_mut().map(|(_, writer)| writer.write(part.clone()))).await;
     let mut failed: Vec<_> = written.into_iter().enumerate().filter_map(|(at, end)| Some((at, end.err()?))).collect();
     while let Some((at, error)) = failed.pop() {
         let (index, writer) = writers.remove(at);
