@@ -4,6 +4,8 @@
 //! process, so that its CPU time and memory are its own. The contenders take turns, and medians are printed: on a
 //! shared machine only the ratios mean something. Memory is warmed before each run: where fresh pages are dear, every
 //! figure that writes would measure the kernel instead.
+//!
+//! Where the judges of `tests/interop` are installed, XO's own engine does the same work beside ours.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -154,6 +156,8 @@ struct Bench {
     pool: PoolHandle,
     dir: PathBuf,
     vm: String,
+    /// A VM with eight disks.
+    wide: String,
     sr: String,
     /// Job and remote of the next plan; a new pair is a new chain.
     serial: u32,
@@ -215,12 +219,36 @@ impl Bench {
     /// Runs a plan in a child of its own.
     fn run(&self, plan: &Plan) -> (Figures, Value) {
         let mut command = Command::new(std::env::current_exe().expect("this program"));
-        command.arg(CHILD);
+        command.arg(CHILD).envs(engine::ALLOCATOR);
         let (figures, output) = measure(command, &serde_json::to_string(plan).expect("a plan"));
         let answer: Value = serde_json::from_slice(&output).expect("the child's answer");
         assert_eq!(answer["success"], true, "the run failed: {answer:#}");
         let own = Figures { mib: answer["hwm"].as_f64().unwrap_or(0.0) / 1024.0, ..figures };
         (own, answer["notes"].clone())
+    }
+
+    /// XO's engine: a key by NBD, with its snapshot and its clean-up as a run of its has them. None where it is not
+    /// installed.
+    fn xo(&self, remote: &Path, directory: bool) -> Option<Figures> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/interop");
+        if !folder.join("node_modules").is_dir() {
+            return None;
+        }
+        let job = self.job(JobMode::Delta);
+        let request = json!({
+            "pool": { "url": self.pool.url(), "username": self.pool.username(), "password": self.pool.password() },
+            "remote": { "id": format!("c2b0a4f1-6a0d-4a55-9a0b-{:012x}", self.serial), "path": remote, "vhdDirectory": directory },
+            "vm": self.vm,
+            "job": { "id": job.job, "mode": "delta" },
+            "schedule": job.schedule,
+            "settings": { "exportRetention": 1, "preferNbd": true },
+        });
+        let mut command = Command::new("node");
+        command.arg(folder.join("xo.mjs")).arg("backup").stderr(Stdio::null());
+        let (figures, output) = measure(command, &request.to_string());
+        let answer: Value = serde_json::from_slice(&output).expect("the answer of XO's engine");
+        assert_eq!(answer["failures"], json!([]), "XO's run failed: {answer:#}");
+        Some(figures)
     }
 }
 
@@ -256,17 +284,21 @@ async fn bench(gib: u64, runs: usize) {
     let dir = tempfile::tempdir().expect("a scratch directory");
     let content = gib * 6 / 10 * (1 << 30) + gib * 6 % 10 * (1 << 30) / 10;
     let disk = DiskSpec::new("bench disk", gib << 30, Content::Generated { bytes: content });
-    let spec = LabSpec { pools: vec![PoolSpec::new("bench", vec![VmSpec::new("bench", vec![disk]).halted()])], seed: 1 };
+    let vm = VmSpec::new("bench", vec![disk]).halted();
+    let part = |n| DiskSpec::new(format!("disk {n}"), (gib << 30) / 8, Content::Generated { bytes: content / 8 });
+    let wide = VmSpec::new("wide", (1..=8).map(part).collect()).halted();
+    let spec = LabSpec { pools: vec![PoolSpec::new("bench", vec![vm, wide])], seed: 1 };
     eprintln!("a disk of {gib} GiB, {:.1} GiB of it written; {runs} runs of each", content as f64 / (1u64 << 30) as f64);
     let lab = Lab::open(dir.path(), &spec).await.expect("a lab");
     let pool = lab.pool().clone();
     let vm = pool.vm("bench").expect("the VM");
+    let wide = pool.vm("wide").expect("the VM with eight disks").uuid;
     let sr = pool
         .records("SR")
         .into_iter()
         .find(|(_, sr)| sr["content_type"] != "iso" && sr["VDIs"].as_array().is_some_and(|vdis| !vdis.is_empty()));
     let sr = sr.and_then(|(_, sr)| sr["uuid"].as_str().map(str::to_owned)).expect("a storage repository");
-    let mut bench = Bench { pool: pool.clone(), dir: dir.path().to_owned(), vm: vm.uuid.clone(), sr, serial: 0 };
+    let mut bench = Bench { pool: pool.clone(), dir: dir.path().to_owned(), vm: vm.uuid.clone(), wide, sr, serial: 0 };
     let moved = content as f64 / (1u64 << 30) as f64;
     let mut table = Table::default();
     for _ in 0..runs {
@@ -303,6 +335,24 @@ async fn bench(gib: u64, runs: usize) {
                     destroy(&pool, "restored").await;
                 }
             }
+            std::fs::remove_dir_all(remote).expect("a remote to remove");
+        }
+        for (name, directory) in
+            [("XO's engine: key, NBD to a VHD file", false), ("XO's engine: key, NBD to a VHD directory", true)]
+        {
+            let remote = bench.remote();
+            if let Some(figures) = bench.xo(&remote, directory) {
+                table.add(name, moved, figures);
+            }
+            std::fs::remove_dir_all(remote).expect("a remote to remove");
+        }
+        let (files, directories) = (bench.remote(), bench.remote());
+        let mut job = bench.job(JobMode::Delta);
+        job.vms[0].uuid = bench.wide.clone();
+        let mut plan = bench.backup(&[(&files, false), (&directories, true)], &job);
+        plan.limits.disks_per_vm = 8;
+        table.add("key, NBD, 8 disks to 2 remotes (files, directories)", moved, bench.run(&plan).0);
+        for remote in [files, directories] {
             std::fs::remove_dir_all(remote).expect("a remote to remove");
         }
         for (name, compression) in [("full XVA", Compression::None), ("full XVA, zstd by the pool", Compression::Zstd)] {

@@ -27,4 +27,4 @@ pub use error::Error;
 pub use journal::{Journal, JournalError};
 pub use plan::Plan;
 pub use run::run;
-pub use spawn::{WorkerControl, WorkerError, WorkerHandle, spawn};
+pub use spawn::{ALLOCATOR, WorkerControl, WorkerError, WorkerHandle, spawn};

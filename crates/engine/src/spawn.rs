@@ -41,6 +41,15 @@ pub enum WorkerError {
 /// Variables a worker keeps; everything else of the daemon's environment stays with the daemon.
 const KEPT_VARIABLES: [&str; 6] = ["PATH", "LANG", "TZ", "TMPDIR", "RUST_LOG", "RUST_BACKTRACE"];
 
+/// How a worker's memory is kept, in glibc's words; another allocator does not listen.
+///
+/// Blocks of 2 MiB come and go on many threads. With an arena for every few of them each arena would keep its own freed
+/// blocks, and the worker would hold several times what its permits allow; allocations are few, so one does. And a freed
+/// block would go back to the kernel, to be had again as five hundred page faults: half of the processor time of a
+/// transfer. What is kept is bounded by what was needed at once, and the process ends with its run.
+pub const ALLOCATOR: [(&str, &str); 3] =
+    [("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "33554432"), ("MALLOC_TRIM_THRESHOLD_", "134217728")];
+
 /// A running worker. Dropping it closes the socket, at which the worker exits at once.
 pub struct WorkerHandle {
     pid: u32,
@@ -69,9 +78,7 @@ pub async fn spawn(program: &Path, arguments: &[&str], plan: Plan) -> Result<Wor
             process.env(name, value);
         }
     }
-    // Blocks of 2 MiB come and go on many threads; with glibc's default of eight arenas per processor each would keep
-    // its own pool of freed blocks, and the worker would hold several times what its permits allow.
-    process.env("MALLOC_ARENA_MAX", "2");
+    process.envs(ALLOCATOR);
     let child = process.spawn().map_err(|source| WorkerError::Start { program: program.display().to_string(), source })?;
     // The command holds our copy of the child's end: while it lives, the child's death would not close the socket.
     drop(process);
