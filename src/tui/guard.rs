@@ -5,6 +5,7 @@
 //! so its colour output is forced on and the theme has none.
 
 use std::io::{self, BufWriter, Stdout, Write};
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -61,7 +62,9 @@ pub fn leave() {
 
 /// The real terminal; restored when dropped.
 pub struct RealTerminal {
-    terminal: Terminal<CrosstermBackend<BufWriter<Stdout>>>,
+    /// Never dropped: ratatui's drop tells standard error that the cursor cannot be shown, and where that is the lost
+    /// terminal too, telling is a panic. [`leave`] shows the cursor.
+    terminal: ManuallyDrop<Terminal<CrosstermBackend<BufWriter<Stdout>>>>,
 }
 
 impl RealTerminal {
@@ -75,7 +78,7 @@ impl RealTerminal {
         enter()?;
         let backend = CrosstermBackend::new(BufWriter::with_capacity(64 * 1024, io::stdout()));
         match Terminal::new(backend) {
-            Ok(terminal) => Ok(Self { terminal }),
+            Ok(terminal) => Ok(Self { terminal: ManuallyDrop::new(terminal) }),
             Err(error) => {
                 leave();
                 Err(error)
