@@ -75,8 +75,9 @@ struct Running {
 }
 
 impl Running {
-    /// Starts everything, or continues what is in the folder.
-    async fn start(dir: &Path, spec: &LabSpec, line: u32) -> Result<Self, Failure> {
+    /// Starts everything, or continues what is in the folder; none when asked to stop meanwhile. Without a lab, every
+    /// daemon has ended when this returns.
+    async fn start(dir: &Path, spec: &LabSpec, line: u32, stop: &mut Stop) -> Result<Option<Self>, Failure> {
         let program = proxy::find_program()?;
         private_dir(dir)?;
         let dir = dir.canonicalize().map_err(|error| Failure::file("find", dir, &error))?;
@@ -85,12 +86,18 @@ impl Running {
         if !dir.join("pools").exists() {
             output::aside("building the pools and their disks…");
         }
-        let lab = lab::Lab::open(&dir.join("pools"), spec).await.map_err(|error| {
+        let pools = dir.join("pools");
+        let opened = tokio::select! {
+            opened = lab::Lab::open(&pools, spec) => opened,
+            () = stop.asked() => return Ok(None),
+        };
+        let lab = opened.map_err(|error| {
             let mut report = api::ErrorReport::new("LAB", format!("cannot start the pools in {}: {error}", dir.display()));
             report = report.with_source(&error);
             Failure { exit: Exit::Failed, report: Some(report) }
         })?;
         let mut sites = Vec::new();
+        let (mut failed, mut asked) = (None, false);
         for pool in lab.pools() {
             if line > 0 {
                 let bytes_per_second = u64::from(line) * MIB;
@@ -98,7 +105,24 @@ impl Running {
                 pool.set_fault(Fault::SlowExport { bytes_per_second });
             }
             output::aside(&format!("starting proxy {}…", pool.name()));
-            sites.push(Site::start(&dir, &program, pool).await?);
+            let mut starting = std::pin::pin!(Site::start(&dir, &program, pool));
+            let started = tokio::select! {
+                started = &mut starting => started,
+                // A daemon that has begun is asked to end, not cut off: it may be writing.
+                () = stop.asked() => {
+                    asked = true;
+                    starting.await
+                }
+            };
+            failed = started.map(|site| sites.push(site)).err();
+            if asked || failed.is_some() {
+                break;
+            }
+        }
+        if asked || failed.is_some() {
+            futures::future::join_all(sites.into_iter().map(Site::stop)).await;
+            let _ = lab.close().await;
+            return failed.map_or(Ok(None), Err);
         }
         let config = dir.join("config");
         let ours: Vec<_> = sites.iter().map(Site::entry).collect();
@@ -109,7 +133,7 @@ impl Running {
         Config::set_proxies(&config, &entries)?;
         let running = Self { dir, lab, sites, _lock: lock };
         running.describe()?;
-        Ok(running)
+        Ok(Some(running))
     }
 
     fn describe(&self) -> Result<(), Failure> {
@@ -136,10 +160,7 @@ impl Running {
 /// `backhaul lab --serve`.
 async fn serve(dir: &Path, spec: &LabSpec, line: u32) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
-    let mut running = tokio::select! {
-        running = Running::start(dir, spec, line) => running?,
-        () = stop.asked() => return Ok(()),
-    };
+    let Some(mut running) = Running::start(dir, spec, line, &mut stop).await? else { return Ok(()) };
     output::aside(&format!("the lab runs; {} says how to reach it", running.dir.join("lab.json").display()));
     tokio::select! {
         () = stop.asked() => {}
@@ -156,10 +177,7 @@ async fn demo(common: &Common, screen: &Screen, dir: Option<PathBuf>, spec: &Lab
     }
     let mut stop = Stop::new()?;
     let home = Home::new(dir)?;
-    let mut running = tokio::select! {
-        running = Running::start(home.path(), spec, line) => running?,
-        () = stop.asked() => return Ok(()),
-    };
+    let Some(mut running) = Running::start(home.path(), spec, line, &mut stop).await? else { return Ok(()) };
     let config = Config::load(&running.dir.join("config"));
     let proxies = config.proxies?;
     let (fleet, events): (_, UnboundedReceiver<FleetEvent>) = Fleet::start(&proxies);
@@ -168,6 +186,7 @@ async fn demo(common: &Common, screen: &Screen, dir: Option<PathBuf>, spec: &Lab
         shown = crate::tui::run(options, events, fleet) => shown,
         () = running.supervise() => Ok(()),
     };
+    output::aside("stopping…");
     let stopped = running.stop().await;
     shown.map_err(super::terminal_failure)?;
     stopped
