@@ -142,6 +142,9 @@ async fn correct(storage: &Arc<dyn Storage>, lock: &VmLock, cleaned: &Cleaned) -
 
 /// The metadata as it should be; none when it is so already, or when a disk cannot be opened.
 async fn truth(storage: &Arc<dyn Storage>, vm: &str, point: &Point, cleaned: &Cleaned) -> Result<Option<BackupMetadata>> {
+    if point.metadata.vhds.is_none() {
+        return Ok(None);
+    }
     let (mut differencing, mut size, mut merged) = (BTreeMap::new(), 0, false);
     for (key, relative) in point.metadata.disks() {
         let Ok(path) = vm_dir(vm)?.resolve(relative) else { return Ok(None) };

@@ -6,7 +6,7 @@ use storage::{EntryKind, RepoPath};
 use uuid::Uuid;
 
 use super::survey::{Lineage, Survey};
-use crate::layout::{ALIAS, DATA};
+use crate::layout::DATA;
 use crate::merge::state::{MergeState, Step, state_path};
 use crate::xva_file::CHECKSUM;
 
@@ -61,6 +61,7 @@ impl CleanPlan {
     }
 
     fn lineage(&mut self, lineage: &Lineage, referenced: &BTreeSet<RepoPath>) {
+        let (removals, merges) = (self.remove.len(), self.merge.len());
         for name in &lineage.strangers {
             self.problems.push(format!("{}/{name} has the name of a disk but is no file: it is left alone", lineage.dir));
         }
@@ -82,13 +83,25 @@ impl CleanPlan {
         }
         let held = self.merges_under_way(lineage, &active, &children);
 
+        // Who the ancestors of a disk are, only the disk can tell: as long as one that is needed cannot be read, any
+        // other may be one of its ancestors.
         let mut unclear = false;
+        let wanted = referenced.iter().filter(|path| path.parent().as_ref() == Some(&lineage.dir)).map(RepoPath::name);
+        let wanted: BTreeSet<&str> = wanted.chain(needed.iter().copied()).collect();
+        for name in wanted.into_iter().filter(|name| !lineage.disks.contains_key(*name)) {
+            unclear = true;
+            let path = path(name);
+            let coming = self.resume.iter().any(|merge| merge.members.last() == path.as_ref());
+            if !coming && !active(name) {
+                self.problems.push(format!("the disk {}/{name} is needed and missing", lineage.dir));
+            }
+        }
         for (name, found) in &lineage.disks {
             let Some(path) = path(name) else { continue };
             if needed.contains(name.as_str()) || held.contains(name.as_str()) {
                 if let Err(reason) = &found.disk {
                     self.problems.push(format!("the disk {path} is needed and damaged: {reason}"));
-                    unclear |= found.target.is_none() && name.ends_with(ALIAS);
+                    unclear = true;
                 }
                 continue;
             }
@@ -113,10 +126,7 @@ impl CleanPlan {
                 reason: "no alias points at this disk directory",
             })
             .collect();
-        // An alias that is needed and unreadable may point anywhere.
-        if !unclear {
-            self.remove.extend(data);
-        }
+        self.remove.extend(data);
         for entry in lineage.entries.iter().filter(|entry| is_temporary(&entry.name)) {
             self.remove.extend(path(&entry.name).map(|path| Removal { path, tree: false, reason: "temporary file" }));
         }
@@ -134,6 +144,11 @@ impl CleanPlan {
                     lineage.dir
                 )),
             }
+        }
+        if unclear {
+            // What misses a disk is reported by name; merges under way may go on, and may be what brings it back.
+            self.remove.truncate(removals);
+            self.merge.truncate(merges);
         }
     }
 
@@ -247,7 +262,8 @@ fn resume(
 ) -> Result<Merge, String> {
     let step = state.map_or(Step::Blocks, |state| state.step);
     let adopted = state.is_some_and(|state| !state.child.is_nil() && state.child == parent_id);
-    let there = |name: &str| lineage.disks.get(name).is_some_and(|found| found.disk.is_ok());
+    let disk = |name: &str| lineage.disks.get(name).and_then(|found| found.disk.as_ref().ok());
+    let there = |name: &str| disk(name).is_some();
     // XO removes children before the parent gets its name (H5): all content is in the parent by then.
     let complete = adopted && (step == Step::Cleanup || !there(target));
     if !complete && !there(target) {
@@ -261,8 +277,16 @@ fn resume(
     if members.len() < 2 || members[0].name() != parent {
         return Err("its chain does not begin with its parent".into());
     }
-    if !complete && members[1..].iter().any(|path| !there(path.name())) {
-        return Err("one of its members is damaged".into());
+    if !complete {
+        // Blocks are taken from all of them: one that is missing, or another disk under its name, would be lost content.
+        let disks: Option<Vec<_>> = chain.iter().map(|name| disk(name)).collect();
+        let disks = disks.ok_or("one of its members is missing or damaged")?;
+        let adopted = adopted || disks.last().is_some_and(|target| target.footer().unique_id == parent_id);
+        let mut links = disks.windows(2).map(|pair| pair[1].header().parent_unique_id == pair[0].footer().unique_id);
+        let first = links.next().unwrap_or(false);
+        if !(first || adopted) || !links.all(|linked| linked) {
+            return Err("its members are not each other's parents".into());
+        }
     }
     let step = if complete { Step::Cleanup } else { Step::Blocks };
     Ok(Merge { members, state: state.map(|state| MergeState { step, ..state.clone() }) })

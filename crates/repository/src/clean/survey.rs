@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use api::JobMode;
 use storage::{Entry, EntryKind, RepoPath, Storage};
 
 use crate::disk::directory::resolve_alias;
@@ -10,7 +11,7 @@ use crate::disk::{Disk, Trust};
 use crate::layout::{ALIAS, DATA, VDIS, vm_dir};
 use crate::listing::{self, Listing};
 use crate::merge::state::{MergeState, parent_of};
-use crate::{Error, Result};
+use crate::{Error, Point, Result};
 
 /// A VM directory.
 #[derive(Debug)]
@@ -68,6 +69,8 @@ impl Survey {
         for unreadable in survey.listing.unreadable.iter() {
             survey.doubts.push(format!("the metadata {} cannot be read: {}", unreadable.path, unreadable.reason));
         }
+        let incomplete: Vec<String> = survey.listing.points.iter().filter_map(|point| doubt_of(&survey.dir, point)).collect();
+        survey.doubts.extend(incomplete);
         Ok(survey)
     }
 
@@ -151,6 +154,19 @@ impl Found {
         }
         found
     }
+}
+
+/// Why it is not known what a restore point refers to, when it is not.
+fn doubt_of(dir: &RepoPath, point: &Point) -> Option<String> {
+    let metadata = &point.metadata;
+    match metadata.mode {
+        JobMode::Delta if metadata.vhds.is_none() => return Some(format!("the restore point {} names no disks", point.id)),
+        JobMode::Full if metadata.xva.is_none() => return Some(format!("the restore point {} names no archive", point.id)),
+        _ => {}
+    }
+    let mut paths = metadata.disks().map(|(_, relative)| relative).chain(metadata.xva.as_deref());
+    let unusable = paths.find(|relative| dir.resolve(relative).is_err())?;
+    Some(format!("the restore point {} refers to {unusable:?}, which is no path", point.id))
 }
 
 async fn directories(storage: &Arc<dyn Storage>, dir: &RepoPath) -> Result<Vec<RepoPath>> {
