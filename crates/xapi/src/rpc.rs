@@ -127,6 +127,9 @@ impl Client {
         if failure.code == "SESSION_INVALID" {
             failure.params = vec![HIDDEN.into()];
         }
+        for param in &mut failure.params {
+            *param = hide_parameter(param);
+        }
         Error::Api { method: what.to_owned(), failure }
     }
 
@@ -134,7 +137,7 @@ impl Client {
         match error {
             Error::Api { method, mut failure } => {
                 for param in &mut failure.params {
-                    *param = param.replace(&*session.secret, HIDDEN);
+                    *param = hide(param, &session.secret);
                 }
                 self.api_error(&method, failure)
             }
@@ -218,6 +221,26 @@ fn text_of(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
+/// Takes a secret out of a text.
+pub(crate) fn hide(text: &str, secret: &str) -> String {
+    text.replace(secret, HIDDEN)
+}
+
+/// Takes what follows `session_id=` out of a text, up to what can end a parameter of a URL: errors quote the URLs of
+/// transfers.
+fn hide_parameter(text: &str) -> String {
+    const PARAMETER: &str = "session_id=";
+    let (mut hidden, mut rest) = (String::new(), text);
+    while let Some(at) = rest.find(PARAMETER) {
+        let (before, after) = rest.split_at(at + PARAMETER.len());
+        hidden.push_str(before);
+        hidden.push_str(HIDDEN);
+        let end = after.find(|c: char| c.is_whitespace() || "&\"';,)#".contains(c)).unwrap_or(after.len());
+        rest = &after[end..];
+    }
+    hidden + rest
+}
+
 /// The rustls error in a chain of causes.
 pub(crate) fn tls_cause<'a>(source: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
     let mut next = Some(source);
@@ -257,6 +280,19 @@ mod tests {
     fn what_is_no_answer_is_named_so() {
         for body in ["", "<html>", "{}", "[]", r#"{"error":{}}"#, r#"{"error":"x"}"#] {
             assert!(matches!(read_answer("m", body.as_bytes()), Err(Error::Malformed { .. })), "{body}");
+        }
+    }
+
+    #[test]
+    fn no_session_stays_in_a_quoted_address() {
+        for (text, hidden) in [
+            ("plain", "plain"),
+            ("GET /export/?session_id=OpaqueRef:a1&ref=x (500)", "GET /export/?session_id=<session>&ref=x (500)"),
+            ("a session_id=s1 b session_id=s2", "a session_id=<session> b session_id=<session>"),
+            ("\"/?session_id=s\"", "\"/?session_id=<session>\""),
+        ] {
+            assert_eq!(hide_parameter(text), hidden);
+            assert_eq!(hide_parameter(hidden), hidden);
         }
     }
 

@@ -251,6 +251,11 @@ impl Client {
         &self.inner.connect.timing
     }
 
+    /// The secret of the present session, to be taken out of texts; none before a login.
+    pub(crate) async fn present_secret(&self) -> Option<Arc<str>> {
+        self.inner.state.lock().await.session.as_ref().map(|session| session.secret.clone())
+    }
+
     /// The session, after a login where there is none.
     pub(crate) async fn session(&self) -> Result<Session> {
         let mut state = self.inner.state.lock().await;

@@ -81,7 +81,7 @@ impl Task {
     /// The failure of the task if it fails within `limit`; to explain a broken transfer.
     pub(crate) async fn failure_within(&self, limit: Duration) -> Option<Error> {
         match self.settled(Some(limit)).await {
-            Ok(record) => self.outcome(record).err(),
+            Ok(record) => self.outcome(record).await.err(),
             Err(_) => None,
         }
     }
@@ -96,7 +96,7 @@ impl Task {
 
     async fn wait(&mut self, limit: Option<(Duration, u64)>) -> Result<Value> {
         match self.settled(limit.map(|(limit, _)| limit)).await {
-            Ok(record) => self.outcome(record),
+            Ok(record) => self.outcome(record).await,
             Err(Missed::Late(status)) => {
                 Err(Error::Cut { what: self.what.clone(), bytes: limit.map_or(0, |(_, bytes)| bytes), status })
             }
@@ -160,7 +160,7 @@ impl Task {
         }
     }
 
-    fn outcome(&self, record: TaskRecord) -> Result<Value> {
+    async fn outcome(&self, record: TaskRecord) -> Result<Value> {
         match record.status.as_str() {
             "success" => parse_value(&record.result).map_err(|error| Error::Malformed {
                 what: self.what.clone(),
@@ -168,11 +168,14 @@ impl Task {
             }),
             status => {
                 let mut info = record.error_info.into_iter();
-                let failure = match (info.next(), status) {
+                let mut failure = match (info.next(), status) {
                     (Some(code), _) => XapiError::new(code, info.collect()),
                     (None, "cancelled") => XapiError::new("TASK_CANCELLED", vec![self.reference.to_string()]),
                     (None, _) => XapiError::new("INTERNAL_ERROR", vec![format!("its task ended as {status} without a reason")]),
                 };
+                if let Some(secret) = self.client.present_secret().await {
+                    failure.params.iter_mut().for_each(|param| *param = crate::rpc::hide(param, &secret));
+                }
                 Err(self.client.api_error(&self.what, failure))
             }
         }

@@ -21,9 +21,14 @@ pub struct ChangedBlocks {
 }
 
 impl ChangedBlocks {
-    /// Of a bitmap; bytes that are missing at its end mean unchanged.
+    /// Of a bitmap. Blocks behind its end read as unchanged: see [`ChangedBlocks::covers`].
     pub fn new(bitmap: Vec<u8>) -> Self {
         Self { bitmap }
+    }
+
+    /// Whether it has a bit for every part of a disk of `virtual_size` bytes. One that is cut says nothing of the rest.
+    pub fn covers(&self, virtual_size: u64) -> bool {
+        self.bitmap.len() as u64 >= virtual_size.div_ceil(CBT_BLOCK).div_ceil(8)
     }
 
     /// Whether the 64 KiB at `index` changed.
@@ -173,6 +178,15 @@ mod tests {
         let changed = ChangedBlocks::new(vec![0, 0, 0, 0, 0, 1]);
         assert_eq!(changed.blocks(2 * BLOCK, BLOCK).collect::<Vec<_>>(), [1]);
         assert!(!changed.touches(u64::MAX - 5, 5));
+    }
+
+    #[test]
+    fn a_bitmap_that_is_cut_does_not_cover_its_disk() {
+        for (bytes, size, covers) in
+            [(0, 0, true), (0, 1, false), (1, 8 * CBT_BLOCK, true), (1, 8 * CBT_BLOCK + 1, false), (2, 9 * CBT_BLOCK, true)]
+        {
+            assert_eq!(ChangedBlocks::new(vec![0; bytes]).covers(size), covers, "{bytes} bytes for {size}");
+        }
     }
 
     #[test]
