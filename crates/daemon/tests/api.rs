@@ -5,6 +5,7 @@ mod common;
 
 use api::*;
 use common::{Client, TOKEN, start};
+use daemon::store::NewRun;
 use reqwest::Method as Verb;
 use serde_json::{Value, json};
 use tls::{SelfSigned, Trust};
@@ -198,6 +199,32 @@ async fn a_pool_that_is_not_there_is_told_in_a_sentence() {
     assert_eq!(error.code, 10);
     assert_eq!(client.call::<PoolList>(NoParams {}).await, []);
     assert_eq!(client.call::<VmList>(PoolFilter::default()).await, []);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_remote_that_a_run_writes_to_is_not_forgotten_and_a_run_is_found_by_its_beginning() {
+    let dir = tempfile::tempdir().unwrap();
+    let (running, client) = start(dir.path()).await;
+    let url = format!("file://{}", dir.path().join("r").display());
+    let remote = client.call::<RemoteAdd>(RemoteAddParams { name: "nas".into(), url }).await;
+    let journal = &running.daemon.journal;
+    for id in ["abcdefg1", "abcdefg2"] {
+        let run = NewRun { id: id.into(), kind: RunKind::Backup, job: None, label: "n".into(), recovers: None };
+        journal.create(run).await.unwrap();
+    }
+    let what = Intent::RestorePoint { remote: remote.id.clone(), vm: "v".into() };
+    journal.append("abcdefg1", EventKind::Intent { intent: 1, what }).await.unwrap();
+    let refused = client.call_raw("remote.remove", json!({ "id": "nas" })).await["error"].to_string();
+    assert!(refused.contains("run abcdefg1 is at work on the remote nas"), "{refused}");
+    journal.append("abcdefg1", EventKind::Settled { intent: 1 }).await.unwrap();
+    assert!(client.call::<RemoteRemove>(IdParams { id: remote.id }).await);
+
+    let ambiguous = client.call_raw("run.get", json!({ "id": "abcd" })).await["error"].to_string();
+    assert!(ambiguous.contains("abcdefg1, abcdefg2"), "{ambiguous}");
+    let short = client.call_raw("run.get", json!({ "id": "abc" })).await["error"].clone();
+    assert_eq!(short["code"], client.call_raw("run.get", json!({ "id": "zzzz" })).await["error"]["code"]);
+    assert_eq!(client.call::<RunGet>(IdParams { id: "abcdefg2".into() }).await.run.id, "abcdefg2");
     running.stop().await;
 }
 
