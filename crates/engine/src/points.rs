@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{Outcome, Phase, TaskKind, TaskResult};
+use api::{Intent, Outcome, Phase, TaskKind, TaskResult};
 
 use crate::context::Context;
 use crate::error::Error;
@@ -54,7 +54,16 @@ async fn remove_in(context: &Arc<Context>, plan: &PointPlan, task: &Task) -> Res
     let point = remote.point(&plan.path)?;
     // A point that does not exist is a mistake of whoever asks, and says so.
     remote.repository.metadata(&point).await.map_err(remote.failed(format!("remove restore point {point}")))?;
-    let lock = remote.lock(context, point.vm(), task).await?;
+    // Killed between the metadata and the disks, a recover run cleans the rest.
+    let intent = Intent::RestorePoint { remote: remote.id.clone(), vm: point.vm().to_owned() };
+    let intent = context.recorder.intend(intent).await?;
+    let lock = match remote.lock(context, point.vm(), task).await {
+        Ok(lock) => lock,
+        Err(error) => {
+            context.recorder.settle(intent);
+            return Err(error);
+        }
+    };
     let removed = remote
         .repository
         .remove(&lock, std::slice::from_ref(&point))
@@ -65,6 +74,9 @@ async fn remove_in(context: &Arc<Context>, plan: &PointPlan, task: &Task) -> Res
         Err(error) => Err(error),
     };
     remote.release(lock, task).await;
+    if cleaned.is_ok() {
+        context.recorder.settle(intent);
+    }
     cleaned.map(|()| point.to_string())
 }
 

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::journal::Task;
 use crate::plan::RecoverPlan;
 use crate::pool::Pool;
+use crate::restore;
 
 /// Works through the open intents, newest first: what came last may depend on what came before.
 ///
@@ -125,6 +126,11 @@ pub(crate) async fn half_restored(pool: &Pool, run: &str, uuid: Option<&str>, ta
     let vdis = pool.client.all::<Vdi>().await.map_err(pool.failed("list its disks"))?;
     let how = Destroy { disks: true, bypass_blocked: true };
     let mut found = false;
+    // It was blocked against starting: who started it all the same wants to keep it.
+    if let Some(vm) = vms.iter().find(|vm| is_marked(&vm.other_config) && vm.power_state != "Halted") {
+        let message = format!("VM {} ({}) of an unfinished restore is {}: it stays", vm.name_label, vm.uuid, vm.power_state);
+        return Err(Error::Refused { code: "VM_IN_USE", message, next: Some("shut it down to have it removed") });
+    }
     for vm in vms.iter().filter(|vm| is_marked(&vm.other_config)) {
         found = true;
         task.info(format!("destroys the half-restored VM {} ({})", vm.name_label, vm.uuid));
@@ -135,9 +141,12 @@ pub(crate) async fn half_restored(pool: &Pool, run: &str, uuid: Option<&str>, ta
         pool.client.destroy_vdi(&vdi.reference).await.map_err(pool.failed(format!("destroy disk {}", vdi.uuid)))?;
     }
     match uuid {
-        // The mark is taken off at the very end: without it the VM is whole.
-        Some(uuid) if !found && vms.iter().any(|vm| vm.uuid == uuid) => {
-            task.info(format!("VM {uuid} was restored completely and stays"))
+        // The mark is taken off when all but the permission to start is done: without it the VM is whole.
+        Some(uuid) if !found => {
+            if let Some(vm) = vms.iter().find(|vm| vm.uuid == uuid) {
+                task.info(format!("VM {uuid} was restored completely and stays"));
+                restore::allow_start(pool, vm).await?;
+            }
         }
         None if !found => task.info(
             "nothing marked by the restore is on the pool; a full backup is imported by the pool itself, which removes \

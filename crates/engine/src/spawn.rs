@@ -79,6 +79,8 @@ pub async fn spawn(program: &Path, arguments: &[&str], plan: Plan) -> Result<Wor
         }
     }
     process.envs(ALLOCATOR);
+    // Ctrl-C on a terminal goes to the whole group of the daemon: its workers are the daemon's to cancel.
+    process.process_group(0);
     let child = process.spawn().map_err(|source| WorkerError::Start { program: program.display().to_string(), source })?;
     // The command holds our copy of the child's end: while it lives, the child's death would not close the socket.
     drop(process);

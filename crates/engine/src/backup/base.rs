@@ -82,8 +82,13 @@ async fn base_of(
         return Ok(None);
     }
     job.targets.check_any()?;
-    let base = DiskBase { vdi: disk.vdi.clone(), uuid: disk.uuid.clone(), metadata_only: disk.metadata_only, on_targets };
-    Ok(Some(base))
+    Ok(Some(DiskBase {
+        vdi: disk.vdi.clone(),
+        uuid: disk.uuid.clone(),
+        virtual_size: size,
+        metadata_only: disk.metadata_only,
+        on_targets,
+    }))
 }
 
 /// The name of the job's newest restore point on each remote, by the remote's index.

@@ -23,6 +23,13 @@ pub(super) async fn run(job: &Job<'_>, taken: &Taken, bases: Bases, task: &Task)
             format!("{} has no disk that an incremental backup could hold", job.vm.name_label),
         ));
     }
+    if has_memory(job, taken) {
+        task.warn(format!(
+            "the memory of {} is NOT part of this backup: the VM is suspended, and an incremental backup holds its disks \
+             only, as after a power cut; resume it or use full backups",
+            job.vm.name_label
+        ));
+    }
     let disks: Vec<DiskJob> =
         records.disks.iter().map(|disk| DiskJob { disk: disk.clone(), base: bases.by_disk.get(&disk.live).cloned() }).collect();
     let moved = move_all(job, &disks, task).await?;
@@ -42,6 +49,12 @@ pub(super) async fn run(job: &Job<'_>, taken: &Taken, bases: Bases, task: &Task)
         bytes: Some(task.meter().totals().0),
         ..TaskResult::default()
     })
+}
+
+/// Whether there is a memory image that a restore will miss.
+fn has_memory(job: &Job<'_>, taken: &Taken) -> bool {
+    let image = taken.vm.raw.get("suspend_VDI").and_then(serde_json::Value::as_str).unwrap_or_default();
+    job.vm.power_state == "Suspended" || !matches!(image, "" | "OpaqueRef:NULL")
 }
 
 /// Moves the disks, a few at a time. The first that fails stops the others: without it there is no restore point.
@@ -127,6 +140,7 @@ fn metadata(
         vdis.insert(key.clone(), disk.disk.stored(base));
         differencing.insert(key, finished.differencing);
     }
+    records::free_of_ours(&mut metadata.vm);
     metadata.vm_snapshot = Some(taken.vm.raw.clone());
     metadata.vhds = Some(vhds);
     metadata.vdis = Some(vdis);

@@ -34,6 +34,8 @@ pub(super) struct DiskJob {
 pub(super) struct DiskBase {
     pub(super) vdi: Ref,
     pub(super) uuid: String,
+    /// Size of the live disk when the base was chosen, bytes.
+    pub(super) virtual_size: u64,
     /// Its data is destroyed; only CBT can use it (xapi-streams.md §6 T20).
     pub(super) metadata_only: bool,
     /// The base's disk on each remote, in the order of the targets; none where the remote has failed since.
@@ -137,7 +139,13 @@ impl DiskRun<'_> {
 
     async fn try_paths(&self, job: &DiskJob, label: &str, task: &Task) -> Result<(MovedDisk, &'static str), Error> {
         let failed = |source: SourceError| Error::Source { what: format!("disk {label}"), source: Box::new(source) };
-        let mut paths = paths(self.prefer_nbd, job.base.as_ref());
+        let size = job.disk.record.virtual_size;
+        let base = job.base.as_ref().filter(|base| base.virtual_size == size);
+        if let (Some(chosen), None) = (&job.base, base) {
+            let was = chosen.virtual_size;
+            task.warn(format!("disk {label} becomes a key although it has a base: it had {was} bytes and has {size} now"));
+        }
+        let mut paths = paths(self.prefer_nbd, base);
         loop {
             if self.cancel.is_cancelled() {
                 return Err(Error::Cancelled);
@@ -218,7 +226,12 @@ impl DiskRun<'_> {
         if !self.pool.client.get::<Vdi>(&job.disk.record.reference).await?.cbt_enabled {
             return Err("change tracking was not on when the snapshot was taken".into());
         }
-        Ok(self.pool.client.list_changed_blocks(&base.vdi, &job.disk.record.reference).await?)
+        let changed = self.pool.client.list_changed_blocks(&base.vdi, &job.disk.record.reference).await?;
+        // What a cut list leaves out would be taken for unchanged.
+        match changed.covers(job.disk.record.virtual_size) {
+            true => Ok(changed),
+            false => Err("the list of changed blocks ends before the disk does".into()),
+        }
     }
 
     /// Moves a disk from an open source, and completes it on every remote where that worked.
@@ -358,7 +371,7 @@ mod tests {
     use super::*;
 
     fn base(metadata_only: bool) -> DiskBase {
-        DiskBase { vdi: Ref::null(), uuid: String::new(), metadata_only, on_targets: Vec::new() }
+        DiskBase { vdi: Ref::null(), uuid: String::new(), virtual_size: 0, metadata_only, on_targets: Vec::new() }
     }
 
     #[test]

@@ -1,22 +1,27 @@
 //! A full backup: the pool's own archive of the VM, one stream to every remote (xapi-streams.md §2.3).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::{JobMode, Phase, TaskKind, TaskResult, Wait};
 use bytes::Bytes;
 use futures::future::join_all;
 use repository::{BackupMetadata, FinishedXva, PointId, XvaWriter};
+use tokio::time::error::Elapsed;
 use xapi::{Compression, Export, Record, Vm};
 
 use super::candidates::Inventory;
+use super::records::free_of_ours;
 use super::snapshot::{NO_BACKUP, Taken};
 use super::vm::Job;
-use crate::error::Error;
+use crate::error::{Cause, Error};
 use crate::journal::Task;
 use crate::source::Flow;
 
 /// The stream comes in small pieces; they are written when they are as many bytes together.
 const PART: usize = 1 << 20;
+/// What the removal of an unfinished archive may take: the next clean removes what a hung remote keeps.
+const ABORT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whether a full backup exports a snapshot rather than the VM itself (backup-repository.md §4.2 step 6).
 pub(super) fn needs_snapshot(vm: &Record<Vm>, inventory: &Inventory) -> bool {
@@ -73,16 +78,21 @@ async fn transfer(job: &Job<'_>, exported: &Record<Vm>, task: &Task) -> Result<V
         }
     };
     if let Err(error) = ended {
-        join_all(writers.into_iter().map(|(_, writer)| writer.abort())).await;
+        join_all(writers.into_iter().map(|(_, writer)| abort(writer))).await;
         return Err(error);
     }
     task.phase(Phase::Committing);
     let mut finished = Vec::new();
     for (index, writer) in writers {
-        match writer.finish().await {
-            Ok(xva) => finished.push((index, xva)),
-            Err(error) => job.targets.drop_target(index, "complete the archive".into(), error.into(), task),
-        }
+        let error = match tokio::time::timeout(flow.stall, writer.finish()).await {
+            Ok(Ok(xva)) => {
+                finished.push((index, xva));
+                continue;
+            }
+            Ok(Err(error)) => error.into(),
+            Err(_) => stalled(&flow),
+        };
+        job.targets.drop_target(index, "complete the archive".into(), error, task);
     }
     job.targets.check_any()?;
     Ok(finished)
@@ -116,7 +126,7 @@ async fn copy(job: &Job<'_>, export: &mut Export, writers: &mut Writers, flow: &
         }
         let writing = async {
             let _waiting = flow.meter.wait(Wait::Target, &write_words);
-            write(job, writers, part, task).await
+            write(job, writers, part, flow, task).await
         };
         // A failed write ends the read; a failed read waits for the write, whose file is about to be removed.
         let reading = async { Ok(read(job, export, flow).await) };
@@ -133,7 +143,13 @@ async fn read(job: &Job<'_>, export: &mut Export, flow: &Flow) -> Result<Vec<Byt
     let failed = |source| Error::Source { what: format!("the archive of {}", job.vm.name_label), source };
     let (mut part, mut length) = (Vec::new(), 0);
     while length < PART {
-        let piece = job.context.unless_cancelled(flow.from_source(export.next())).await?;
+        let piece = if export.bytes() == 0 {
+            // A pool that compresses may take long to begin; the client knows how long is too long.
+            let _waiting = flow.meter.wait(Wait::Source, &flow.source_words);
+            Ok(job.context.unless_cancelled(export.next()).await?)
+        } else {
+            job.context.unless_cancelled(flow.from_source(export.next())).await?
+        };
         let Some(piece) = piece.map_err(|stalled| failed(stalled.into()))?.map_err(|error| failed(error.into()))? else { break };
         length += piece.len();
         part.push(piece);
@@ -141,15 +157,30 @@ async fn read(job: &Job<'_>, export: &mut Export, flow: &Flow) -> Result<Vec<Byt
     Ok(part)
 }
 
-async fn write(job: &Job<'_>, writers: &mut Writers, part: Vec<Bytes>, task: &Task) -> Result<(), Error> {
-    let written = join_all(writers.iter_mut().map(|(_, writer)| writer.write(part.clone()))).await;
-    let mut failed: Vec<_> = written.into_iter().enumerate().filter_map(|(at, end)| Some((at, end.err()?))).collect();
+/// Writes a part everywhere. A remote that takes nothing for too long is dropped like one that fails.
+async fn write(job: &Job<'_>, writers: &mut Writers, part: Vec<Bytes>, flow: &Flow, task: &Task) -> Result<(), Error> {
+    let writes = writers.iter_mut().map(|(_, writer)| tokio::time::timeout(flow.stall, writer.write(part.clone())));
+    let written = job.context.unless_cancelled(join_all(writes)).await?;
+    let end = |end: Result<repository::Result<()>, Elapsed>| match end {
+        Ok(written) => written.err().map(Cause::from),
+        Err(_) => Some(stalled(flow)),
+    };
+    let mut failed: Vec<_> = written.into_iter().enumerate().filter_map(|(at, ended)| Some((at, end(ended)?))).collect();
     while let Some((at, error)) = failed.pop() {
         let (index, writer) = writers.remove(at);
-        writer.abort().await;
-        job.targets.drop_target(index, "write the archive".into(), error.into(), task);
+        job.targets.drop_target(index, "write the archive".into(), error, task);
+        abort(writer).await;
     }
     job.targets.check_any()
+}
+
+fn stalled(flow: &Flow) -> Cause {
+    format!("nothing was accepted for {} s", flow.stall.as_secs()).into()
+}
+
+/// Removes an unfinished archive, unless its remote hangs.
+async fn abort(writer: XvaWriter) {
+    let _ = tokio::time::timeout(ABORT_PATIENCE, writer.abort()).await;
 }
 
 async fn commit(
@@ -162,6 +193,7 @@ async fn commit(
     for (index, target) in job.targets.alive() {
         let Some((_, xva)) = finished.iter().find(|(of, _)| *of == index) else { continue };
         let mut metadata = BackupMetadata::new(JobMode::Full, job.time, &job.plan.job, &job.plan.schedule, job.vm.raw.clone());
+        free_of_ours(&mut metadata.vm);
         metadata.vm_snapshot = Some(exported.raw.clone());
         metadata.xva = Some(xva.relative.clone());
         metadata.size = xva.size;

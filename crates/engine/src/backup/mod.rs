@@ -6,7 +6,7 @@ mod delta;
 mod disk;
 mod full;
 pub(crate) mod keys;
-mod records;
+pub(crate) mod records;
 pub(crate) mod snapshot;
 mod targets;
 mod vm;

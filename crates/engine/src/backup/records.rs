@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use xapi::{Network, Pif, Record, Ref, Sr, Vbd, Vdi, Vif, Vm};
 
 use super::keys;
+use super::snapshot::MIGRATION_REASON;
 use crate::error::Error;
 use crate::pool::Pool;
 
@@ -108,6 +109,14 @@ impl SnapshotVdi {
     }
 }
 
+/// Takes the operations that a backup blocks out of a VM's record: an interrupted run may have left them blocked, and a
+/// VM restored from the record would stay so.
+pub(crate) fn free_of_ours(vm: &mut Raw) {
+    if let Some(blocked) = vm.get_mut("blocked_operations").and_then(Value::as_object_mut) {
+        blocked.retain(|_, reason| reason != MIGRATION_REASON);
+    }
+}
+
 /// What helps to find a network on another pool. None when the network is gone.
 async fn network_hints(pool: &Pool, network: &Ref, known: &mut BTreeMap<Ref, Option<Raw>>) -> Result<Option<Raw>, Error> {
     if let Some(hints) = known.get(network) {
@@ -146,6 +155,15 @@ async fn read_vtpms(pool: &Pool, snapshot: &Record<Vm>) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_a_backup_blocked_is_freed() {
+        let record = json!({"uuid": "u", "blocked_operations": {"pool_migrate": MIGRATION_REASON, "destroy": "no"}});
+        let mut record = record.as_object().unwrap().clone();
+        free_of_ours(&mut record);
+        assert_eq!(record["blocked_operations"], json!({"destroy": "no"}));
+        free_of_ours(&mut Raw::new());
+    }
 
     #[test]
     fn positions_become_device_names() {

@@ -20,7 +20,7 @@ use crate::pool::Pool;
 /// Operations that would move the disks away during a run.
 const MIGRATIONS: [&str; 2] = ["pool_migrate", "migrate_send"];
 /// The reason a person sees who tries one of them.
-const MIGRATION_REASON: &str = "VM migration is blocked during backup";
+pub(crate) const MIGRATION_REASON: &str = "VM migration is blocked during backup";
 /// Disks with this in their name are not backed up.
 pub(crate) const NO_BACKUP: &str = "[NOBAK]";
 
@@ -125,26 +125,32 @@ pub(crate) async fn destroy(pool: &Pool, snapshot: &candidates::Snapshot) -> xap
 
 /// Destroys snapshots that nobody needs any more. A failure is a warning: the next run tries again.
 pub(crate) async fn prune(context: &Context, pool: &Pool, vm: &Record<Vm>, owner: &Owner<'_>, keep_base: bool, task: &Task) {
-    let result = async {
-        let inventory = inventory(pool).await?;
-        for leftover in inventory.leftovers(vm) {
-            task.info(format!("destroys snapshot {} that an interrupted run left", leftover.uuid));
-            pool.client
-                .destroy_vm(&leftover.reference, WITH_DISKS)
-                .await
-                .map_err(pool.failed(format!("destroy leftover snapshot {}", leftover.uuid)))?;
-        }
-        let snapshots = inventory.snapshots(vm, owner.job);
-        for snapshot in candidates::surplus(&snapshots, keep_base) {
-            destroy(pool, snapshot)
-                .await
-                .map_err(pool.failed(format!("destroy the snapshot of {} taken {}", vm.name_label, snapshot.datetime)))?;
-        }
-        Ok::<_, Error>(())
+    let inventory = match inventory(pool).await {
+        Ok(inventory) => inventory,
+        Err(error) => return context.warn(Some(task), error.sentence()),
     };
-    if let Err(error) = result.await {
-        context.warn(Some(task), error.sentence());
+    // One that cannot be destroyed must not keep the others.
+    for leftover in inventory.leftovers(vm) {
+        task.info(format!("destroys snapshot {} that an interrupted run left", leftover.uuid));
+        if let Err(error) = pool.client.destroy_vm(&leftover.reference, WITH_DISKS).await {
+            let error = pool.failed(format!("destroy leftover snapshot {}", leftover.uuid))(error);
+            context.warn(Some(task), error.sentence());
+        }
     }
+    let snapshots = inventory.snapshots(vm, owner.job);
+    for snapshot in candidates::surplus(&snapshots, keep_base) {
+        if let Err(error) = destroy(pool, snapshot).await {
+            let error = pool.failed(format!("destroy the snapshot of {} taken {}", vm.name_label, snapshot.datetime))(error);
+            context.warn(Some(task), error.sentence());
+        }
+    }
+}
+
+/// Why there is no snapshot.
+struct NotTaken {
+    error: Error,
+    /// Whether the pool may have one of this call, or still make it.
+    uncertain: bool,
 }
 
 /// A snapshot of this run.
@@ -173,8 +179,11 @@ pub(crate) async fn take(
         let intent = context.recorder.intend(what(None)).await?;
         match take_and_tag(context, pool, inventory, vm, owner, |uuid| context.recorder.refine(intent, what(Some(uuid)))).await {
             Ok(vm) => Ok(Taken { intent, vm }),
-            Err(error) => {
-                destroy_untagged(context, pool, vm, intent, &task).await;
+            Err(NotTaken { error, uncertain }) => {
+                // What is not there yet may still come: only a recover run can settle that.
+                if destroy_untagged(context, pool, vm, &task).await && !uncertain {
+                    context.recorder.settle(intent);
+                }
                 Err(error)
             }
         }
@@ -191,7 +200,7 @@ async fn take_and_tag<F>(
     vm: &Record<Vm>,
     owner: &Owner<'_>,
     named: impl FnOnce(String) -> F,
-) -> Result<Record<Vm>, Error>
+) -> Result<Record<Vm>, NotTaken>
 where
     F: Future<Output = Result<(), crate::JournalError>>,
 {
@@ -209,10 +218,14 @@ where
         // A snapshot under way cannot be called back: it has to be there before it can go.
         Err(_) => match tokio::time::timeout(SNAPSHOT_PATIENCE, taking).await {
             Ok(taken) => (taken, true),
-            Err(_) => return Err(Error::Cancelled),
+            Err(_) => return Err(NotTaken { error: Error::Cancelled, uncertain: true }),
         },
     };
-    let reference = taken.map_err(doing("snapshot"))?;
+    let reference = taken.map_err(|error| {
+        // Only the pool's own word says that there is none; a lost connection or answer does not.
+        let uncertain = error.failure().is_none();
+        NotTaken { error: doing("snapshot")(error), uncertain }
+    })?;
     let finish = async {
         if cancelled {
             return Err(Error::Cancelled);
@@ -223,13 +236,16 @@ where
         // Read again: what a restore point stores is the snapshot as it is now.
         pool.get::<Vm>(&reference).await
     };
-    let finished = finish.await;
-    if finished.is_err()
-        && let Err(error) = pool.client.destroy_vm(&reference, WITH_DISKS).await
-    {
+    let error = match finish.await {
+        Ok(snapshot) => return Ok(snapshot),
+        Err(error) => error,
+    };
+    let destroyed = pool.client.destroy_vm(&reference, WITH_DISKS).await;
+    let uncertain = destroyed.is_err();
+    if let Err(error) = destroyed {
         context.warn(None, pool.failed(format!("destroy the unfinished snapshot of {}", vm.name_label))(error).sentence());
     }
-    finished
+    Err(NotTaken { error, uncertain })
 }
 
 async fn tag(pool: &Pool, snapshot: &Record<Vm>, vm: &Record<Vm>, owner: &Owner<'_>) -> xapi::Result<()> {
@@ -255,8 +271,8 @@ async fn tag(pool: &Pool, snapshot: &Record<Vm>, vm: &Record<Vm>, owner: &Owner<
     pool.client.set_field("VM", &snapshot.reference, "name_label", name).await
 }
 
-/// Destroys what a failed or cancelled snapshot may have left under the temporary name.
-async fn destroy_untagged(context: &Context, pool: &Pool, vm: &Record<Vm>, intent: u32, task: &Task) {
+/// Destroys what a failed or cancelled snapshot may have left under the temporary name; whether that worked.
+async fn destroy_untagged(context: &Context, pool: &Pool, vm: &Record<Vm>, task: &Task) -> bool {
     let result = async {
         for leftover in inventory(pool).await?.leftovers(vm) {
             let doing = pool.failed(format!("destroy the unfinished snapshot of {}", vm.name_label));
@@ -264,10 +280,11 @@ async fn destroy_untagged(context: &Context, pool: &Pool, vm: &Record<Vm>, inten
         }
         Ok::<_, Error>(())
     };
-    match result.await {
-        Ok(()) => context.recorder.settle(intent),
-        Err(error) => context.warn(Some(task), error.sentence()),
+    let result = result.await;
+    if let Err(error) = &result {
+        context.warn(Some(task), error.sentence());
     }
+    result.is_ok()
 }
 
 /// Destroys a snapshot of this run. What fails stays open in the journal, for a recover run.

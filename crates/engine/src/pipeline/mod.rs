@@ -92,7 +92,9 @@ pub async fn pump(source: &mut dyn Source, targets: Vec<Target>, flow: &Flow) ->
 async fn feed(source: &mut dyn Source, lanes: &mut [Lane], flow: &Flow) -> Result<(), SourceError> {
     let drop_zeros = !source.is_delta();
     let limit_words: Arc<str> = "the configured speed limit".into();
+    let (promised, mut came) = (source.block_count(), 0);
     while let Some(block) = source.next(flow).await? {
+        came += 1;
         let bytes = block.data.len() as u64;
         flow.meter.add_read(bytes);
         if let Some(due) = flow.limiter.reserve(bytes) {
@@ -109,6 +111,10 @@ async fn feed(source: &mut dyn Source, lanes: &mut [Lane], flow: &Flow) -> Resul
             }
         }
         flow.meter.add_done(bytes);
+    }
+    if came != promised {
+        let source = format!("{came} blocks came, but it announced {promised}").into();
+        return Err(SourceError::Failed { what: flow.source_words.to_string(), source });
     }
     Ok(())
 }

@@ -15,13 +15,15 @@ use crate::limit::Limiter;
 struct Memory {
     blocks: VecDeque<u32>,
     delta: bool,
+    /// Blocks announced that never come.
+    missing: u64,
     given: Arc<AtomicUsize>,
     fail_at: Option<usize>,
 }
 
 impl Memory {
     fn new(blocks: impl IntoIterator<Item = u32>) -> Self {
-        Self { blocks: blocks.into_iter().collect(), delta: false, given: Arc::default(), fail_at: None }
+        Self { blocks: blocks.into_iter().collect(), delta: false, missing: 0, given: Arc::default(), fail_at: None }
     }
 }
 
@@ -31,7 +33,7 @@ impl Source for Memory {
         u64::from(u32::MAX)
     }
     fn block_count(&self) -> u64 {
-        self.blocks.len() as u64
+        self.blocks.len() as u64 + self.missing
     }
     fn is_delta(&self) -> bool {
         self.delta
@@ -226,4 +228,12 @@ async fn a_source_that_gives_nothing_is_given_up_after_the_stall_limit() {
     let flow = flow(1);
     let error = flow.from_source(std::future::pending::<()>()).await.unwrap_err();
     assert!(matches!(error, SourceError::Stalled { seconds: 60, .. }));
+}
+
+#[tokio::test]
+async fn a_source_that_ends_before_its_last_block_has_failed() {
+    let store = Store::new(ENDLESS);
+    let mut source = Memory { missing: 1, ..Memory::new(1..4) };
+    let end = pump(&mut source, vec![target(&store)], &flow(8)).await;
+    assert!(matches!(end, Err(PumpError::Source(SourceError::Failed { .. }))), "{:?}", end.map(|ends| ends.len()));
 }

@@ -5,11 +5,12 @@ mod full;
 mod new_vm;
 mod records;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::{Intent, JobMode, Outcome, Phase, TaskKind, TaskResult};
 use repository::{BackupMetadata, PointId};
-use xapi::Ref;
+use xapi::{Record, Ref, Vm};
 
 use crate::context::Context;
 use crate::error::Error;
@@ -74,6 +75,18 @@ async fn restore_in(context: &Arc<Context>, plan: &RestorePlan, task: &Task) -> 
         bytes: Some(task.meter().totals().0),
         ..TaskResult::default()
     })
+}
+
+/// Takes off a restored VM what kept it from being started, where the restore did not come to that.
+pub(crate) async fn allow_start(pool: &Pool, vm: &Record<Vm>) -> Result<(), Error> {
+    let ours = |operation: &&str| vm.blocked_operations.get(*operation).is_some_and(|reason| reason == records::REASON);
+    let ours: BTreeMap<String, Option<String>> =
+        records::BLOCKED.into_iter().filter(ours).map(|operation| (operation.to_owned(), None)).collect();
+    if ours.is_empty() {
+        return Ok(());
+    }
+    let doing = pool.failed(format!("allow the start of {}", vm.name_label));
+    pool.client.restore_blocked(&vm.reference, &ours).await.map_err(doing)
 }
 
 impl Restore<'_> {

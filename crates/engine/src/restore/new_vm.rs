@@ -131,15 +131,15 @@ impl<'a> NewVm<'a> {
             if self.stored.vm.get("ha_always_run").and_then(Value::as_bool) == Some(true) {
                 self.pool.client.set_field("VM", &self.vm, "ha_always_run", true).await?;
             }
-            let previous =
-                records::BLOCKED.map(|operation| (operation.to_owned(), records::blocked_before(&self.stored.vm, operation)));
-            self.pool.client.restore_blocked(&self.vm, &previous.into_iter().collect()).await?;
             publish(self.pool, &self.vm, name, description).await?;
             for vdi in &self.vdis {
                 self.pool.client.clear_other_config("VDI", vdi, &[keys::RESTORE_RUN]).await?;
             }
-            // Last: without the mark the restore is finished.
-            self.pool.client.clear_other_config("VM", &self.vm, &[keys::RESTORE_RUN]).await
+            // Without the mark the restore is finished. Only then may anybody start the VM: a marked one can be destroyed.
+            self.pool.client.clear_other_config("VM", &self.vm, &[keys::RESTORE_RUN]).await?;
+            let previous =
+                records::BLOCKED.map(|operation| (operation.to_owned(), records::blocked_before(&self.stored.vm, operation)));
+            self.pool.client.restore_blocked(&self.vm, &previous.into_iter().collect()).await
         };
         finish.await.map_err(self.pool.failed(format!("finish VM {name}")))
     }

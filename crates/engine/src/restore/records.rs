@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::backup::keys;
+use crate::backup::records::free_of_ours;
 
 type Raw = Map<String, Value>;
 
@@ -88,6 +89,7 @@ pub(super) fn vm(stored: &Raw, run: &str) -> Value {
     if record.get("HVM_shadow_multiplier").and_then(Value::as_f64) == Some(1.0) {
         record.remove("HVM_shadow_multiplier");
     }
+    free_of_ours(&mut record);
     let blocked = map_of(&mut record, "blocked_operations");
     for operation in BLOCKED {
         blocked.insert(operation.into(), json!(REASON));

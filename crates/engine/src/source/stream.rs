@@ -23,7 +23,8 @@ pub struct Head {
 /// A disk read from an export stream, to its end and to the end of its task.
 pub struct StreamSource {
     head: Head,
-    blocks: mpsc::Receiver<Result<Block, SourceError>>,
+    blocks: mpsc::Receiver<Result<Option<Block>, SourceError>>,
+    what: String,
     start: Option<oneshot::Sender<Flow>>,
     /// Reads ahead by one block; the connection closes and the task of the pool is cancelled when this is dropped.
     reader: AbortOnDropHandle<()>,
@@ -46,8 +47,8 @@ pub async fn open(client: &Client, vdi: &Ref, base: Option<&Ref>, label: &str) -
     let (start, started) = oneshot::channel();
     let (sender, blocks) = mpsc::channel(1);
     let reader = AbortOnDropHandle::new(tokio::spawn(read(export, what.clone(), head_sender, started, sender)));
-    let head = head.await.map_err(|_| SourceError::Failed { what, source: "its reader panicked".into() })??;
-    Ok(StreamSource { head, blocks, start: Some(start), reader })
+    let head = head.await.map_err(|_| SourceError::Failed { what: what.clone(), source: "its reader panicked".into() })??;
+    Ok(StreamSource { head, blocks, what, start: Some(start), reader })
 }
 
 /// Reads the head of an export of `vdi` for its list of blocks, and gives up the rest.
@@ -63,7 +64,8 @@ pub async fn head(client: &Client, vdi: &Ref, base: Option<&Ref>, label: &str) -
     Ok(head)
 }
 
-type Blocks = mpsc::Sender<Result<Block, SourceError>>;
+/// Blocks, then none: a channel that closes without it is a reader that died.
+type Blocks = mpsc::Sender<Result<Option<Block>, SourceError>>;
 
 async fn read(
     mut export: xapi::Export,
@@ -94,7 +96,7 @@ async fn read(
         let permit = flow.permit().await;
         match flow.from_source(reader.next_block()).await {
             Ok(Ok(Some((index, data)))) => {
-                if blocks.send(Ok(Block::new(index, data, permit))).await.is_err() {
+                if blocks.send(Ok(Some(Block::new(index, data, permit)))).await.is_err() {
                     return;
                 }
             }
@@ -115,9 +117,7 @@ async fn read(
             Err(stalled) => Err(stalled.into()),
         },
     };
-    if let Err(source) = end {
-        let _ = blocks.send(Err(SourceError::Failed { what, source })).await;
-    }
+    let _ = blocks.send(end.map(|()| None).map_err(|source| SourceError::Failed { what, source })).await;
 }
 
 /// The pool's reason behind a stream that is no complete disk, where it has one.
@@ -158,8 +158,9 @@ impl Source for StreamSource {
         if let Some(start) = self.start.take() {
             let _ = start.send(flow.clone());
         }
-        // The reader names its own waits; it closes the channel when all is read and the task has succeeded.
-        self.blocks.recv().await.transpose()
+        // The reader names its own waits; it tells the end when all is read and the task has succeeded.
+        let died = || SourceError::Failed { what: self.what.clone(), source: "its reader ended in the middle".into() };
+        self.blocks.recv().await.unwrap_or_else(|| Err(died()))
     }
 
     async fn close(&mut self) {
