@@ -30,6 +30,8 @@ pub enum Reply {
     Error(i64, &'static str, Value),
     /// A stream of lines as they are, then the end of the connection.
     Lines(Vec<String>),
+    /// A stream of lines as they are, that stays open.
+    Open(Vec<String>),
 }
 
 type Handler = Box<dyn Fn(&str, &Value) -> Option<Reply> + Send + Sync>;
@@ -113,6 +115,7 @@ async fn answer(
     calls.lock().unwrap().push((method.clone(), params.clone()));
     let reply = handler(&method, &params).unwrap_or(Reply::Error(-32601, "method not found", Value::Null));
     tokio::spawn(async move {
+        let stays_open = matches!(reply, Reply::Open(_));
         let pieces: Vec<String> = match reply {
             // Spaces first, as from a daemon that keeps a slow call alive.
             Reply::Result(result) => vec![" ".into(), json!({ "jsonrpc": "2.0", "id": 0, "result": result }).to_string()],
@@ -121,13 +124,16 @@ async fn answer(
                     json!({ "jsonrpc": "2.0", "id": 0, "error": { "code": code, "message": message, "data": data } }).to_string(),
                 ]
             }
-            Reply::Lines(lines) => {
+            Reply::Lines(lines) | Reply::Open(lines) => {
                 let header = json!({ "jsonrpc": "2.0", "id": 0, "result": { "$responseType": "ndjson" } });
                 std::iter::once(header.to_string()).chain(lines).map(|line| format!("  {line}\n")).collect()
             }
         };
         for piece in pieces {
             let _ = send.send(piece.into()).await;
+        }
+        if stays_open {
+            send.closed().await;
         }
     });
     Ok(response)
