@@ -133,6 +133,9 @@ pub fn availability(state: &State, action: Action) -> Result<(), String> {
         Action::Filter | Action::Sort | Action::SortReverse if matches!(state.screen(), Screen::Detail(_)) => {
             Err("there is no list here".into())
         }
+        Action::FormReset if state.form.as_ref().is_some_and(|form| form.submitting.is_some()) => {
+            Err("it is on its way to the proxy".into())
+        }
         Action::FormSaveRun => match &state.form {
             Some(Form { kind: FormKind::Job(_), .. }) => Ok(()),
             _ => Err("only a job can be run".into()),
@@ -407,6 +410,12 @@ fn on_point(state: &mut State, action: Action) {
 }
 
 fn open_form(state: &mut State, form: Form) {
+    if matches!(form.kind, FormKind::Job(_)) {
+        // VMs come and go without a word of the proxy's while nobody looks.
+        for proxy in state.proxies.iter_mut().filter(|proxy| !matches!(proxy.vms.state, ListState::Loading)) {
+            proxy.vms.state = ListState::Stale;
+        }
+    }
     let draft = state.drafts.iter().position(|draft| draft.kind.same(&form.kind));
     match draft {
         Some(at) => {
@@ -418,9 +427,12 @@ fn open_form(state: &mut State, form: Form) {
 }
 
 fn close_form(state: &mut State) {
-    let Some(mut form) = state.form.take() else { return };
-    if form.changed {
-        form.submitting = None;
+    let Some(form) = state.form.take() else { return };
+    if form.submitting.is_some() {
+        // Its reply decides: saved, the draft goes; refused, it is there with the reason.
+        state.drafts.push(form);
+        state.tell(LogLevel::Info, "Still being saved; what was typed is kept until it is");
+    } else if form.changed {
         state.drafts.push(form);
         state.tell(LogLevel::Info, "Kept as a draft");
     }

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 
 use api::{ErrorReport, Event, EventKind, LogLine, Outcome, Phase, RunDetail, RunKind, RunSummary, Task, TaskId, TaskKind};
 
+/// Below so many milliseconds a difference of clocks is the way of the event.
+const WAY: i64 = 5_000;
 /// Samples of speed kept for the sparkline.
 const SAMPLES: usize = 60;
 /// Lines of log kept.
@@ -18,7 +20,7 @@ pub struct LiveTask {
     pub task: Task,
     /// Bytes per second, oldest first.
     pub samples: VecDeque<u64>,
-    /// When its meter last moved.
+    /// When news that its meter moved last came, by the console's clock.
     pub moved_at: i64,
 }
 
@@ -50,6 +52,8 @@ pub struct LiveRun {
     /// Sum of speeds, oldest first.
     pub samples: VecDeque<u64>,
     sampled_at: i64,
+    /// How far the console's clock is ahead of the daemon's, with the quickest event's way, milliseconds.
+    ahead: Option<i64>,
 }
 
 /// Sums over the transfers below something.
@@ -90,13 +94,26 @@ fn moves_bytes(kind: TaskKind) -> bool {
 }
 
 impl LiveRun {
-    /// Applies one event; answers false for one already known.
-    pub fn apply(&mut self, event: Event) -> bool {
+    /// Whether its end is still to come, of a run something is known of.
+    pub fn open(&self) -> bool {
+        self.cursor > 0 && self.ended_at.is_none()
+    }
+
+    /// A time of the console's clock (milliseconds since the Unix epoch) by the clock of the daemon, as far as its
+    /// events betray it: what its times are to be compared with.
+    pub fn by_its_clock(&self, now: i64) -> i64 {
+        now - self.ahead.filter(|ahead| ahead.abs() >= WAY).unwrap_or(0)
+    }
+
+    /// Applies one event that came at `now`; answers false for one already known.
+    pub fn apply(&mut self, event: Event, now: i64) -> bool {
         if event.cursor <= self.cursor {
             return false;
         }
         self.cursor = event.cursor;
         let at = event.at;
+        // Events of the past come late: the one that took least time tells the clocks' difference best.
+        self.ahead = Some(self.ahead.map_or(now.saturating_sub(at), |ahead| ahead.min(now.saturating_sub(at))));
         match event.kind {
             EventKind::RunQueued { kind, label, .. } => {
                 self.kind = Some(kind);
@@ -118,12 +135,12 @@ impl LiveRun {
                     meter: Default::default(),
                     result: Default::default(),
                 };
-                self.tasks.push(LiveTask { task, samples: VecDeque::new(), moved_at: at });
+                self.tasks.push(LiveTask { task, samples: VecDeque::new(), moved_at: now });
             }
             EventKind::TaskProgress { task, meter } => {
                 if let Some(live) = self.task_mut(task) {
                     if meter.bytes_done != live.task.meter.bytes_done || meter.phase != live.task.meter.phase {
-                        live.moved_at = at;
+                        live.moved_at = now;
                     }
                     push(&mut live.samples, meter.bytes_per_second);
                     live.task.meter = meter;
@@ -162,8 +179,8 @@ impl LiveRun {
         true
     }
 
-    /// A run as `run.get` answers it.
-    pub fn from_detail(detail: RunDetail) -> Self {
+    /// A run as `run.get` answered it at `now`.
+    pub fn from_detail(detail: RunDetail, now: i64) -> Self {
         let run = detail.run;
         Self {
             cursor: run.cursor,
@@ -171,11 +188,7 @@ impl LiveRun {
             label: run.label,
             queued_at: run.queued_at,
             started_at: Some(run.queued_at),
-            tasks: detail
-                .tasks
-                .into_iter()
-                .map(|task| LiveTask { moved_at: task.started_at, samples: VecDeque::new(), task })
-                .collect(),
+            tasks: detail.tasks.into_iter().map(|task| LiveTask { moved_at: now, samples: VecDeque::new(), task }).collect(),
             log: detail.log.into(),
             ended_at: run.ended_at,
             outcome: run.outcome,
@@ -245,7 +258,7 @@ impl LiveRun {
         out
     }
 
-    /// The task's most telling wait: what it waits for now, and since when nothing moved.
+    /// Since when nothing moved, in milliseconds, where something should.
     pub fn stalled(&self, live: &LiveTask, now: i64) -> Option<i64> {
         let idle = now - live.moved_at;
         let moving = matches!(live.task.meter.phase, Phase::Transferring | Phase::Merging | Phase::Verifying);
@@ -289,9 +302,9 @@ mod tests {
     #[test]
     fn a_repeated_event_changes_nothing() {
         let mut run = LiveRun::default();
-        assert!(run.apply(event(1, started(1, None, TaskKind::Vm))));
+        assert!(run.apply(event(1, started(1, None, TaskKind::Vm)), 0));
         let before = run.clone();
-        assert!(!run.apply(event(1, started(2, None, TaskKind::Vm))));
+        assert!(!run.apply(event(1, started(2, None, TaskKind::Vm)), 0));
         assert_eq!(run, before);
     }
 
@@ -308,7 +321,7 @@ mod tests {
         .into_iter()
         .enumerate()
         {
-            run.apply(event(cursor as u64 + 1, kind));
+            run.apply(event(cursor as u64 + 1, kind), 0);
         }
         let meter = |done, total| TransferMeter {
             bytes_done: done,
@@ -316,8 +329,8 @@ mod tests {
             bytes_per_second: 10,
             ..Default::default()
         };
-        run.apply(event(6, EventKind::TaskProgress { task: 3, meter: meter(5, 10) }));
-        run.apply(event(7, EventKind::TaskProgress { task: 5, meter: meter(1, 30) }));
+        run.apply(event(6, EventKind::TaskProgress { task: 3, meter: meter(5, 10) }), 0);
+        run.apply(event(7, EventKind::TaskProgress { task: 5, meter: meter(1, 30) }), 0);
         let order: Vec<(TaskId, u16)> = run.tree().into_iter().map(|(i, depth)| (run.tasks[i].task.id, depth)).collect();
         assert_eq!(order, [(1, 0), (3, 1), (5, 1), (2, 0), (4, 1)]);
         let totals = run.totals_of(0);
@@ -329,8 +342,20 @@ mod tests {
     #[test]
     fn a_cycle_of_parents_does_not_hang() {
         let mut run = LiveRun::default();
-        run.apply(event(1, started(1, Some(2), TaskKind::Vm)));
-        run.apply(event(2, started(2, Some(1), TaskKind::Vm)));
+        run.apply(event(1, started(1, Some(2), TaskKind::Vm)), 0);
+        run.apply(event(2, started(2, Some(1), TaskKind::Vm)), 0);
         assert!(run.tree().len() <= 2);
+    }
+
+    #[test]
+    fn a_daemon_with_a_wrong_clock_stalls_nothing_and_ages_nothing() {
+        const HOUR: i64 = 3_600_000;
+        let mut run = LiveRun::default();
+        run.apply(event(1, started(1, None, TaskKind::Disk)), HOUR + 1_500);
+        let meter = TransferMeter { phase: Phase::Transferring, bytes_done: 1, ..Default::default() };
+        run.apply(event(2, EventKind::TaskProgress { task: 1, meter }), HOUR + 2_000);
+        assert_eq!(run.stalled(&run.tasks[0], HOUR + 3_000), None);
+        assert_eq!(run.stalled(&run.tasks[0], HOUR + 2_000 + STALL), Some(STALL));
+        assert_eq!(run.by_its_clock(HOUR + 3_000), 3_000);
     }
 }

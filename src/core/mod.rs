@@ -5,6 +5,7 @@
 
 pub mod act;
 pub mod action;
+mod answers;
 pub mod boundary;
 pub mod effect;
 pub mod fixture;

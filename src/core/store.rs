@@ -48,6 +48,15 @@ impl<T> List<T> {
             self.state = ListState::Fresh(now);
         }
     }
+
+    /// Takes one item of an answer, in the place of the one that is the same; the list itself comes a moment later.
+    pub fn put(&mut self, item: T, same: impl Fn(&T) -> bool) {
+        match self.items.iter_mut().find(|other| same(other)) {
+            Some(other) => *other = item,
+            None => self.items.push(item),
+        }
+        self.version += 1;
+    }
 }
 
 /// Which list.
@@ -77,7 +86,8 @@ impl ListKind {
             Topic::Vms => &[Self::Vms],
             Topic::Remotes => &[Self::Remotes],
             Topic::Jobs => &[Self::Jobs],
-            Topic::Runs => &[Self::Runs],
+            // A job tells its last run.
+            Topic::Runs => &[Self::Runs, Self::Jobs],
             Topic::RestorePoints => &[Self::Points],
         }
     }
@@ -185,6 +195,24 @@ impl Proxy {
     /// Runs that have not ended, as the status tells.
     pub fn running(&self) -> &[Run] {
         self.status.as_ref().map_or(&[], |status| &status.running)
+    }
+
+    /// The time its data is of: now, or when news last came, milliseconds since the Unix epoch.
+    pub fn as_of(&self, now: i64) -> i64 {
+        if self.live() { now } else { self.seen.unwrap_or(now) }
+    }
+
+    /// Forgets the runs that ended before the latest `keep`, except these; answers which.
+    pub fn prune(&mut self, keep: usize, except: &[String]) -> Vec<String> {
+        let mut ended: Vec<(i64, String)> =
+            self.live.iter().filter_map(|(id, live)| Some((live.ended_at?, id.clone()))).collect();
+        ended.sort_by(|a, b| b.cmp(a));
+        let old: Vec<String> = ended.into_iter().skip(keep).map(|(_, id)| id).filter(|id| !except.contains(id)).collect();
+        for id in &old {
+            // Versions only grow: what goes from the sum of the cursors is added here.
+            self.version += self.live.remove(id).map_or(0, |live| live.cursor) + 1;
+        }
+        old
     }
 
     /// Name of a remote.

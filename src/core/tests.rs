@@ -327,6 +327,85 @@ fn a_run_is_followed_on_its_screens_only_and_to_its_end() {
 }
 
 #[test]
+fn a_run_that_ends_behind_the_persons_back_is_told_as_ended() {
+    let mut state = fixture::transferring();
+    press(&mut state, "1");
+    fixture::status(&mut state, "site-a", fixture::proxy_status("site-a", Vec::new()));
+    let effects = press(&mut state, "4");
+    let watch = FleetCommand::WatchRun { proxy: "site-a".into(), run: "run-1".into(), cursor: 28 };
+    assert!(effects.contains(&Effect::Fleet(watch)), "{effects:?}");
+    let ended = api::EventKind::RunEnded { outcome: api::Outcome::Success, error: None, summary: Default::default() };
+    let event = api::Event { cursor: 29, at: NOW, kind: ended };
+    fixture::fleet(&mut state, "site-a", FleetEventKind::Run { run: "run-1".into(), event });
+    let rows = super::screens::rows(&state, state.screen()).unwrap();
+    assert_eq!(rows.len(), 1);
+    assert!(rows.cell(0, 1).plain().contains("done"), "{:?}", rows.cell(0, 1));
+}
+
+#[test]
+fn nothing_is_said_to_be_still_where_nothing_is_known() {
+    let told = |state: &State| super::screens::transfers::summary(state).plain();
+    assert!(told(&fixture::live()).contains("Nothing is moving"));
+    let mut state = fixture::stale();
+    let text = told(&state);
+    assert!(!text.contains("Nothing is moving") && text.contains("last known: 1 run moving"), "{text}");
+    fixture::connection(&mut state, "site-b", fixture::away());
+    let text = told(&state);
+    assert!(text.contains("site-b away since 04:50; last known: nothing moving"), "{text}");
+    assert!(told(&fixture::connecting()).contains("connecting"));
+}
+
+#[test]
+fn a_form_closed_while_it_is_saved_goes_with_the_reply() {
+    let mut state = fixture::many();
+    let sent = press(&mut state, "3 n space ctrl-s");
+    let id = fixture::call_id(&sent, |request| matches!(request, Request::JobCreate(_)));
+    let before = state.form.clone().unwrap();
+    assert!(before.submitting.is_some());
+    press(&mut state, "tab tab x ctrl-n");
+    let form = state.form.as_ref().unwrap();
+    assert_eq!(form.request(), before.request(), "what is on its way stays as it is");
+    press(&mut state, "esc");
+    assert_eq!(state.drafts.len(), 1);
+    let answer = Ok(Answer::JobCreate(fixture::job("job-new", "db 1")));
+    fixture::fleet(&mut state, "site-a", FleetEventKind::Reply { id, result: answer });
+    assert!(state.drafts.is_empty());
+    assert_eq!(state.table(Context::Jobs).selected.as_deref(), Some("site-a\u{1f}job-new"));
+}
+
+#[test]
+fn a_new_remote_is_selected_at_once() {
+    let mut state = fixture::many();
+    let sent = press(&mut state, "2 n");
+    fixture::answer_lists(&mut state, &sent);
+    update(&mut state, NOW, Message::Paste("extra".into()));
+    press(&mut state, "tab");
+    update(&mut state, NOW, Message::Paste("/srv/extra".into()));
+    let sent = press(&mut state, "ctrl-s");
+    let id = fixture::call_id(&sent, |request| matches!(request, Request::RemoteAdd(_)));
+    let proxy = state.form.as_ref().unwrap().proxy().to_owned();
+    let remote = api::Remote { id: "remote-new".into(), name: "extra".into(), ..fixture::remote(true) };
+    fixture::fleet(&mut state, &proxy, FleetEventKind::Reply { id, result: Ok(Answer::RemoteAdd(remote)) });
+    assert_eq!(state.table(Context::Remotes).selected, Some(format!("{proxy}\u{1f}remote-new")));
+}
+
+#[test]
+fn of_ended_runs_the_latest_are_kept() {
+    let mut state = fixture::many();
+    press(&mut state, "4");
+    for n in 0..30i64 {
+        let kind = api::EventKind::RunEnded { outcome: api::Outcome::Success, error: None, summary: Default::default() };
+        let event = api::Event { cursor: 1, at: NOW + n, kind };
+        fixture::fleet(&mut state, "site-a", FleetEventKind::Run { run: format!("old-{n:02}"), event });
+    }
+    let kept: Vec<&str> = state.proxies[0].live.keys().map(String::as_str).filter(|id| id.starts_with("old")).collect();
+    assert_eq!((kept.len(), kept[0]), (20, "old-10"));
+    let rows = super::screens::rows(&state, state.screen()).unwrap();
+    assert_eq!(rows.len(), 11, "the run that goes on, and ten");
+    assert_eq!(rows.id(1), "site-a\u{1f}old-29");
+}
+
+#[test]
 fn actions_of_other_screens_are_reached_from_the_palette() {
     let mut state = fixture::many();
     press(&mut state, "1 :");

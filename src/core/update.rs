@@ -2,17 +2,17 @@
 
 use api::{EventKind, IdParams, LogLevel, Outcome, RunListParams, SchedulePreviewParams};
 
-use super::act::{perform, save, show_run, with_table};
+use super::act::{perform, save, with_table};
 use super::action::{Action, Context};
+use super::answers::{on_reply, prune};
 use super::boundary::confirmed;
-use super::effect::{Answer, Effect, FleetCommand, Request, RequestId};
+use super::effect::{Effect, FleetCommand, Request};
 use super::forms::{Form, FormKind, Keyed, Preview, job};
 use super::key::{Code, Key};
-use super::live::LiveRun;
 use super::message::{Connection, FleetEvent, FleetEventKind, Message};
-use super::screens::{self, Screen, backups, fleet_id, runs};
+use super::screens::{self, Screen, backups, runs};
 use super::state::{Dirty, Follow, Pending, Purpose, State, Then};
-use super::store::{ListKind, ListState, Tested};
+use super::store::{ListKind, ListState};
 
 /// Runs asked for per proxy.
 const RUNS: u32 = 500;
@@ -157,7 +157,8 @@ fn on_form_key(state: &mut State, key: Key) {
     if let Some(action) = state.keymap.action(&[Context::Form], key) {
         return perform(state, action);
     }
-    let Some(mut form) = state.form.take() else { return };
+    // What is on its way to the proxy does not change any more.
+    let Some(mut form) = state.form.take_if(|form| form.submitting.is_none()) else { return };
     let before = form.focus;
     let keyed = form.key(key);
     if form.focus != before {
@@ -195,7 +196,9 @@ fn on_paste(state: &mut State, text: &str) {
         chooser.input.paste(text);
         chooser.cursor = 0;
     } else if let Some(form) = &mut state.form {
-        form.paste(text);
+        if form.submitting.is_none() {
+            form.paste(text);
+        }
     } else if typing_filter(state) {
         let context = state.screen().context();
         state.table_mut(context).filter.paste(text);
@@ -246,6 +249,9 @@ fn on_fleet(state: &mut State, event: FleetEvent) {
         FleetEventKind::RunWatchEnded { run, error } => {
             let follow = if error.is_some() { Follow::Failed } else { Follow::Known };
             state.follows.insert((name.clone(), run), follow);
+            if let Some(proxy) = state.proxy_mut(&name) {
+                proxy.version += 1;
+            }
             if let Some(error) = error {
                 let now = state.now;
                 state.notices.tell_error(now, &name, &error);
@@ -295,12 +301,13 @@ fn on_run_event(state: &mut State, name: &str, run: String, event: api::Event) {
     let ended = matches!(event.kind, EventKind::RunEnded { .. });
     let Some(proxy) = state.proxy_mut(name) else { return };
     let live = proxy.live.entry(run).or_default();
-    if !live.apply(event) {
+    if !live.apply(event, now) {
         return;
     }
     let end = ended.then(|| live.head());
     state.dirty = state.dirty.max(dirty);
     if let Some(live) = end {
+        prune(state, name);
         let label = format!("{} on {name}", live.label);
         match (live.outcome, live.error) {
             (Some(Outcome::Success), _) => {
@@ -313,154 +320,6 @@ fn on_run_event(state: &mut State, name: &str, run: String, event: api::Event) {
             (Some(Outcome::Cancelled), _) => state.tell(LogLevel::Info, format!("{label}: cancelled")),
             _ => state.tell(LogLevel::Warning, format!("{label}: ended without success; open it to see why")),
         }
-    }
-}
-
-fn on_reply(state: &mut State, name: &str, id: RequestId, result: Result<Answer, api::ErrorReport>) {
-    // A reply to nothing, or from a proxy it was not sent to, is late or wrong: dropped.
-    let Some(pending) = state.pending.remove(&id).filter(|pending| pending.proxy == name) else { return };
-    let now = state.now;
-    state.touch();
-    match (pending.purpose, result) {
-        (Purpose::List(kind), Ok(answer)) => set_list(state, name, kind, answer),
-        (Purpose::List(kind), Err(error)) => {
-            if let Some(proxy) = state.proxy_mut(name) {
-                let state = if proxy.live() { ListState::Failed(error) } else { ListState::Stale };
-                proxy.set_list_state(kind, state);
-            }
-        }
-        (Purpose::Preview, result) => {
-            if let Some(preview) = state.form.as_mut().and_then(|form| form.preview.as_mut()).filter(|preview| preview.id == id) {
-                preview.answer = Some(result.map(|answer| match answer {
-                    Answer::SchedulePreview(preview) => preview,
-                    _ => api::SchedulePreview { words: String::new(), next: Vec::new() },
-                }));
-            }
-        }
-        (Purpose::Save { then_run }, Ok(answer)) => on_saved(state, name, id, answer, then_run),
-        (Purpose::Save { .. }, Err(error)) => {
-            state.notices.tell_error(now, "", &error);
-            if let Some(form) = state.form.as_mut().filter(|form| form.submitting == Some(id)) {
-                form.submitting = None;
-                form.error = Some(error);
-            }
-        }
-        (
-            Purpose::Start,
-            Ok(Answer::JobRun(run) | Answer::Restore(run) | Answer::Verify(run) | Answer::RestorePointRemove(run)),
-        ) => {
-            state.tell(LogLevel::Info, format!("{} on {name}: started", run.label));
-            show_run(state, name, run);
-        }
-        (Purpose::RunDetail(run), Ok(Answer::Run(detail))) => {
-            let mut live = LiveRun::from_detail(detail);
-            let (cursor, ended) = (live.cursor, live.ended_at.is_some());
-            // The tree of a run without events is shown as one that is known.
-            live.cursor = live.cursor.max(u64::from(ended));
-            if let Some(proxy) = state.proxy_mut(name) {
-                proxy.live.insert(run.clone(), live);
-            }
-            let key = (name.to_owned(), run.clone());
-            if ended {
-                state.follows.insert(key, Follow::Known);
-            } else {
-                state.follows.insert(key, Follow::Watching);
-                let proxy = name.to_owned();
-                state.outbox.push(Effect::Fleet(FleetCommand::WatchRun { proxy, run, cursor }));
-            }
-        }
-        (Purpose::RunDetail(run), Err(error)) => {
-            state.follows.insert((name.to_owned(), run), Follow::Failed);
-            state.notices.tell_error(now, name, &error);
-        }
-        (Purpose::Test(remote), result) => {
-            let tested = match result {
-                Ok(Answer::RemoteTest(test)) => Tested::Done(test),
-                Ok(_) => return,
-                Err(error) => Tested::Failed(error),
-            };
-            let failed = match &tested {
-                Tested::Done(test) if !test.success => test.error.clone(),
-                Tested::Failed(error) => Some(error.clone()),
-                _ => None,
-            };
-            let Some(proxy) = state.proxy_mut(name) else { return };
-            let label = proxy.remote_name(&remote).to_owned();
-            proxy.tests.insert(remote, tested);
-            match failed {
-                Some(error) => state.notices.tell_error(now, &format!("Test of {label}"), &error),
-                None => state.tell(LogLevel::Info, format!("{label} is good: what was written came back the same")),
-            }
-        }
-        (Purpose::Tell(text, list), Ok(_)) => {
-            state.tell(LogLevel::Info, text);
-            if let (Some(kind), Some(proxy)) = (list, state.proxy_mut(name)) {
-                proxy.set_list_state(kind, ListState::Stale);
-            }
-        }
-        (_, Err(error)) => state.notices.tell_error(now, name, &error),
-        (_, Ok(_)) => {}
-    }
-}
-
-fn set_list(state: &mut State, name: &str, kind: ListKind, answer: Answer) {
-    let now = state.now;
-    let Some(proxy) = state.proxy_mut(name) else { return };
-    match answer {
-        Answer::Pools(items) => proxy.pools.set(items, now),
-        Answer::Vms(items) => proxy.vms.set(items, now),
-        Answer::Srs(items) => proxy.srs.set(items, now),
-        Answer::Remotes(items) => proxy.remotes.set(items, now),
-        Answer::Jobs(items) => proxy.jobs.set(items, now),
-        Answer::Runs(items) => proxy.runs.set(items, now),
-        Answer::RestorePoints(items) => proxy.points.set(items, now),
-        _ => proxy.set_list_state(kind, ListState::Fresh(now)),
-    }
-}
-
-fn on_saved(state: &mut State, name: &str, id: RequestId, answer: Answer, then_run: bool) {
-    if state.form.as_ref().is_some_and(|form| form.submitting == Some(id)) {
-        state.form = None;
-    }
-    let stale = |state: &mut State, kind: ListKind| {
-        if let Some(proxy) = state.proxy_mut(name) {
-            proxy.set_list_state(kind, ListState::Stale);
-        }
-    };
-    match answer {
-        Answer::JobCreate(job) | Answer::JobUpdate(job) => {
-            stale(state, ListKind::Jobs);
-            state.table_mut(Context::Jobs).select_id(fleet_id(name, &job.id));
-            // The list comes a moment later; until then the job is shown as answered.
-            if let Some(proxy) = state.proxy_mut(name) {
-                match proxy.jobs.items.iter_mut().find(|other| other.id == job.id) {
-                    Some(other) => other.clone_from(&job),
-                    None => proxy.jobs.items.push(job.clone()),
-                }
-                proxy.jobs.version += 1;
-            }
-            if then_run {
-                state.tell(LogLevel::Info, format!("Job {} saved, starting", job.spec.name));
-                state.post(name, Request::JobRun(IdParams { id: job.id }), Purpose::Start);
-            } else {
-                state.tell(LogLevel::Info, format!("Job {} saved; r runs it now", job.spec.name));
-            }
-        }
-        Answer::RemoteAdd(remote) => {
-            stale(state, ListKind::Remotes);
-            state.table_mut(Context::Remotes).select_id(fleet_id(name, &remote.id));
-            state.tell(LogLevel::Info, format!("Remote {} added; t tests it", remote.name));
-        }
-        Answer::PoolAdd(pool) => {
-            stale(state, ListKind::Pools);
-            stale(state, ListKind::Vms);
-            state.tell(LogLevel::Info, format!("Pool {} connected; its certificate is {}", pool.name, pool.fingerprint));
-        }
-        Answer::Restore(run) => {
-            state.tell(LogLevel::Info, format!("Restore of {} started", run.label));
-            show_run(state, name, run);
-        }
-        _ => {}
     }
 }
 
@@ -539,6 +398,10 @@ fn follow(state: &mut State) {
         Screen::Transfers => {
             for proxy in state.proxies.iter().filter(|proxy| proxy.live()) {
                 wanted.extend(proxy.running().iter().map(|run| (proxy.name().to_owned(), run.id.clone())));
+                // One that ended while another screen was shown is no longer in the status, but its end is still to come.
+                let open =
+                    proxy.live.iter().filter(|(id, live)| live.open() && !proxy.running().iter().any(|run| run.id == **id));
+                wanted.extend(open.map(|(id, _)| (proxy.name().to_owned(), id.clone())));
             }
         }
         Screen::Run { proxy, run } => wanted.push((proxy.clone(), run.clone())),

@@ -11,7 +11,7 @@ use super::paint::Painter;
 use super::widgets;
 use crate::core::State;
 use crate::core::act::availability;
-use crate::core::action::{ACTIONS, Context};
+use crate::core::action::{ACTIONS, Action, Context};
 use crate::core::rich::{Glyph, Line, Role, Span};
 use crate::core::screens::{self, Screen, TABS, messages};
 use crate::core::text::width;
@@ -195,7 +195,13 @@ impl View {
                     .iter()
                     .filter(|info| info.footer && info.contexts.iter().any(|context| contexts.contains(context)))
                     .filter(|info| availability(state, info.action).is_ok())
-                    .filter_map(|info| Some((state.keymap.key(&contexts, info.action)?.to_string(), info.title))),
+                    .filter_map(|info| {
+                        let title = match &state.form {
+                            Some(form) if info.action == Action::FormSave => form.verb(),
+                            _ => info.title,
+                        };
+                        Some((state.keymap.key(&contexts, info.action)?.to_string(), title))
+                    }),
             );
             hints
         };

@@ -441,6 +441,11 @@ impl Form {
         }
     }
 
+    /// What sending it does, in one word.
+    pub fn verb(&self) -> &'static str {
+        if matches!(self.kind, FormKind::Restore(_)) { "restore" } else { "save" }
+    }
+
     /// Name of the proxy the form is for.
     pub fn proxy(&self) -> &str {
         self.value("proxy")

@@ -213,6 +213,20 @@ fn freshness(state: &State, screen: &Screen) -> Option<Line> {
     (!line.0.is_empty()).then_some(line)
 }
 
+/// Why nothing is known of a proxy now; none while it is live.
+pub fn absence(state: &State, proxy: &Proxy) -> Option<String> {
+    let name = proxy.name();
+    match (&proxy.connection, proxy.seen) {
+        (Connection::Live, _) => None,
+        (Connection::Connecting, _) => Some(format!("{name} connecting")),
+        (Connection::Retrying { .. }, Some(seen)) => {
+            Some(format!("{name} away since {}", super::format::moment(seen, state.now, &state.settings.zone)))
+        }
+        (Connection::Retrying { .. }, None) => Some(format!("{name} does not answer")),
+        (Connection::Refused { .. }, _) => Some(format!("{name} refuses this console")),
+    }
+}
+
 /// What to say where a table has no rows.
 pub fn empty(state: &State, screen: &Screen) -> Vec<Line> {
     if state.proxies.is_empty() {
@@ -240,7 +254,9 @@ pub fn empty(state: &State, screen: &Screen) -> Vec<Line> {
         Screen::Remotes => vec![Line::text("No remote yet."), Line::of(Role::Hint, "n adds one.")],
         Screen::Jobs => vec![Line::text("No job yet."), Line::of(Role::Hint, "n creates one.")],
         Screen::Transfers => {
-            vec![Line::text("Nothing is moving."), Line::of(Role::Hint, "3 shows the jobs; r there starts one.")]
+            let all = state.proxies.iter().all(Proxy::live);
+            let told = if all { "Nothing is moving." } else { "Nothing is moving at the proxies that answer." };
+            vec![Line::text(told), Line::of(Role::Hint, "3 shows the jobs; r there starts one.")]
         }
         Screen::Backups | Screen::Points { .. } => {
             vec![Line::text("No restore point yet."), Line::of(Role::Hint, "3 shows the jobs; r there starts one.")]

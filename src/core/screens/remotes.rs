@@ -16,12 +16,12 @@ pub struct RemoteRows<'a>(pub &'a State);
 
 const COLUMNS: &[Column] = &[
     Column::new("State", 11, 11, 0),
-    Column::new("Remote", 10, 28, 0),
+    Column::new("Remote", 18, 32, 0),
     Column::new("Proxy", 8, 16, 1),
     Column::new("Kind", 5, 6, 4),
     Column::new("Used", 14, 20, 2),
     Column::new("Free", 10, 10, 0).right(),
-    Column::new("URL", 12, 80, 3),
+    Column::new("URL", 12, 80, 5),
 ];
 
 /// The remote at a row.

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use api::LogLevel;
 
-use super::transfers::{bar, kind, moved, phase, task_details};
-use super::{error_lines, outcome};
+use super::transfers::{bar, kind, moved, phase, speed_line, task_details};
+use super::{absence, error_lines, outcome};
 use crate::core::format::{clock, count, date_time, span};
 use crate::core::live::{LiveRun, LiveTask};
 use crate::core::rich::{Glyph, Line, Role, Span, pair, pair_line};
@@ -24,7 +24,9 @@ const COLUMNS: &[Column] = &[
 
 /// Tasks of a run as a tree.
 pub struct TaskRows<'a> {
-    state: &'a State,
+    /// The time the data is of.
+    now: i64,
+    stale: bool,
     live: Option<&'a LiveRun>,
     tree: Vec<(usize, u16)>,
 }
@@ -32,8 +34,10 @@ pub struct TaskRows<'a> {
 impl<'a> TaskRows<'a> {
     /// Rows for a run of a proxy.
     pub fn new(state: &'a State, proxy: &str, run: &str) -> Self {
-        let live = state.proxy(proxy).and_then(|proxy| proxy.live.get(run));
-        Self { state, live, tree: live.map(LiveRun::tree).unwrap_or_default() }
+        let found = state.proxy(proxy);
+        let live = found.and_then(|proxy| proxy.live.get(run));
+        let now = found.map_or(state.now, |proxy| proxy.as_of(state.now));
+        Self { now, stale: found.is_none_or(|proxy| !proxy.live()), live, tree: live.map(LiveRun::tree).unwrap_or_default() }
     }
 
     fn at(&self, row: usize) -> Option<(&'a LiveRun, &'a LiveTask, usize, u16)> {
@@ -59,7 +63,7 @@ impl Rows for TaskRows<'_> {
     fn cell(&self, row: usize, column: usize) -> Line {
         let Some((live, task, index, depth)) = self.at(row) else { return Line::new() };
         match column {
-            0 => phase(live, task, self.state.now),
+            0 => phase(live, task, self.now),
             1 => {
                 let mut line = Line::new();
                 if depth > 0 {
@@ -76,7 +80,7 @@ impl Rows for TaskRows<'_> {
                 0 => Line::new(),
                 speed => Line::of(Role::Running, api::format_rate(speed)),
             },
-            5 => Line::text(span(task.task.ended_at.unwrap_or(self.state.now) - task.task.started_at)),
+            5 => Line::text(span(task.task.ended_at.unwrap_or(live.by_its_clock(self.now)) - task.task.started_at)),
             _ => Line::new(),
         }
     }
@@ -86,13 +90,17 @@ impl Rows for TaskRows<'_> {
         match column {
             3 => SortKey::amount(live.totals_of(index).done),
             4 => SortKey::amount(live.totals_of(index).speed),
-            5 => SortKey::Number(task.task.ended_at.unwrap_or(self.state.now) - task.task.started_at),
+            5 => SortKey::Number(task.task.ended_at.unwrap_or(live.by_its_clock(self.now)) - task.task.started_at),
             _ => SortKey::text(&self.cell(row, column).plain()),
         }
     }
 
     fn haystack(&self, row: usize) -> String {
         self.at(row).map_or_else(String::new, |(_, task, ..)| format!("{} {}", kind(task.task.kind), task.task.label))
+    }
+
+    fn stale(&self, _row: usize) -> bool {
+        self.stale
     }
 }
 
@@ -113,15 +121,16 @@ pub fn overview(state: &State, proxy: &Proxy, id: &str, live: &LiveRun) -> Vec<L
     let zone = &state.settings.zone;
     let mut lines = vec![
         pair_line("State", outcome(live.outcome)),
-        pair("Run", id),
-        pair("Proxy", proxy.name()),
-        pair("Asked for", date_time(live.queued_at, zone)),
-        pair("Took", span(live.ended_at.unwrap_or(state.now) - live.queued_at)),
+        pair("Took", span(live.ended_at.unwrap_or(live.by_its_clock(proxy.as_of(state.now))) - live.queued_at)),
     ];
     let totals = live.totals();
     if totals.done > 0 {
         lines.push(pair("Content", moved(&totals)));
     }
+    if live.ended_at.is_none() {
+        lines.extend(speed_line(totals.speed, &live.samples));
+    }
+    lines.extend([pair("Run", id), pair("Proxy", proxy.name()), pair("Asked for", date_time(live.queued_at, zone))]);
     if live.ended_at.is_some() {
         let summary = &live.summary;
         lines.push(pair("Succeeded", summary.succeeded.to_string()));
@@ -144,7 +153,14 @@ pub fn overview(state: &State, proxy: &Proxy, id: &str, live: &LiveRun) -> Vec<L
 /// The line above the tree.
 pub fn summary(state: &State, proxy: &str, run: &str) -> Option<Line> {
     let found = state.proxy(proxy)?;
-    let Some(live) = found.live.get(run) else { return Some(Line::of(Role::Muted, "Loading")) };
+    let absent = absence(state, found);
+    let Some(live) = found.live.get(run) else {
+        return Some(Line::of(Role::Muted, absent.unwrap_or_else(|| "Loading".into())));
+    };
+    if let Some(absent) = absent.filter(|_| live.ended_at.is_none()) {
+        let known = format!("{absent}; last known: running, {} moved", api::format_bytes(live.totals().done));
+        return Some(Line::state(Glyph::Warn, Role::Warn, known));
+    }
     let mut line = outcome(live.outcome);
     if let Some(error) = &live.error {
         return Some(line.and(Role::Text, "  ").and(Role::Error, &error.message));
@@ -173,7 +189,7 @@ pub fn details(state: &State, proxy: &str, run: &str, row: usize) -> Vec<Line> {
     let rows = TaskRows::new(state, proxy, run);
     let mut lines = Vec::new();
     if let Some((_, task, index, _)) = rows.at(row) {
-        lines = task_details(state, live, index);
+        lines = task_details(live, index, rows.now);
         let own: Vec<Line> =
             live.log.iter().rev().filter(|line| line.task == Some(task.task.id)).map(|line| log_line(state, line)).collect();
         lines.extend(own);

@@ -19,7 +19,7 @@ pub const STARTED: usize = 4;
 
 const COLUMNS: &[Column] = &[
     Column::new("State", 13, 13, 0),
-    Column::new("Run", 12, 32, 0),
+    Column::new("Run", 18, 40, 0),
     Column::new("Kind", 8, 8, 3),
     Column::new("Proxy", 8, 16, 2),
     Column::new("Started", 9, 16, 0),

@@ -1,27 +1,35 @@
 //! What moves now: per run, VM and disk. Written for the person who must decide: wait, leave, or call.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 
 use api::{Outcome, Phase, Run, TaskKind, Wait};
 
 use super::{error_lines, fleet_id};
 use crate::core::format::{count, moment, percent, span};
 use crate::core::live::{LiveRun, LiveTask, Totals};
+use crate::core::message::Connection;
 use crate::core::rich::{Glyph, Line, Role, Span, pair, pair_line};
-use crate::core::state::State;
+use crate::core::state::{Follow, State};
 use crate::core::store::Proxy;
 use crate::core::table::{Column, Rows, SortKey};
 
 const COLUMNS: &[Column] = &[
     Column::new("What", 14, 44, 0),
     Column::new("State", 12, 18, 0),
-    Column::new("Progress", 15, 23, 1),
+    Column::new("Progress", 11, 11, 1),
     Column::new("Moved", 19, 23, 4).right(),
-    Column::new("Speed", 12, 12, 0).right(),
-    Column::new("", 12, 24, 3),
-    Column::new("Ends in", 9, 11, 1).right(),
-    Column::new("Waits for", 14, 80, 2),
+    Column::new("Speed", 11, 12, 0).right(),
+    Column::new("", 8, 16, 2),
+    Column::new("Ends in", 9, 11, 3).right(),
+    Column::new("Waits for", 11, 80, 1),
 ];
+/// Columns of a bar in the list.
+const BAR: u16 = 6;
+/// Columns of a line of speeds.
+const SPARK: u16 = 24;
+/// Runs shown after their end.
+const ENDED: usize = 10;
 
 /// A row: a run, or a task of it.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +45,10 @@ struct Row<'a> {
 pub struct TransferRows<'a> {
     state: &'a State,
     rows: Vec<Row<'a>>,
+}
+
+fn given_up(state: &State, proxy: &Proxy, run: &str) -> bool {
+    state.follows.get(&(proxy.name().to_owned(), run.to_owned())) == Some(&Follow::Failed)
 }
 
 /// Whether a task is worth a line while its run goes on.
@@ -58,17 +70,22 @@ impl<'a> TransferRows<'a> {
                 Self::push(&mut rows, proxy, &run.id, Some(run), proxy.live.get(&run.id));
             }
         }
+        let mut ended = Vec::new();
         for proxy in &state.proxies {
-            let mut ended: Vec<(&String, &LiveRun)> = proxy
-                .live
-                .iter()
-                .filter(|(id, live)| live.cursor > 0 && !proxy.running().iter().any(|run| run.id == **id))
-                .filter(|(_, live)| live.ended_at.is_none_or(|at| at >= state.started_at))
-                .collect();
-            ended.sort_by_key(|(_, live)| std::cmp::Reverse(live.ended_at));
-            for (id, live) in ended {
-                Self::push(&mut rows, proxy, id, None, Some(live));
+            for (id, live) in proxy.live.iter().filter(|(id, _)| !proxy.running().iter().any(|run| run.id == **id)) {
+                match live.ended_at {
+                    Some(at) if at >= state.started_at => ended.push((at, proxy, id, live)),
+                    // Its last events are on their way, unless the proxy does not tell them.
+                    None if live.open() && !given_up(state, proxy, id) => {
+                        Self::push(&mut rows, proxy, id, None, Some(live));
+                    }
+                    _ => {}
+                }
             }
+        }
+        ended.sort_by_key(|(at, ..)| std::cmp::Reverse(*at));
+        for (_, proxy, id, live) in ended.into_iter().take(ENDED) {
+            Self::push(&mut rows, proxy, id, None, Some(live));
         }
         Self { state, rows }
     }
@@ -179,6 +196,11 @@ pub fn bar(totals: &Totals, width: u16) -> Line {
         .and(Role::Text, format!(" {:>3}%", percent(totals.done, totals.total)))
 }
 
+/// Speeds as a line, oldest first.
+pub fn spark(samples: &VecDeque<u64>) -> Line {
+    Line(vec![Span::Spark(samples.iter().copied().collect(), SPARK, Role::Accent)])
+}
+
 /// `1.2 GiB of 4.0 GiB`.
 pub fn moved(totals: &Totals) -> String {
     match (totals.done, totals.total, totals.complete) {
@@ -219,12 +241,12 @@ impl Rows for TransferRows<'_> {
                 _ => Line::of(Role::Accent, label(row)).and(Role::Muted, format!(" on {}", row.proxy.name())),
             },
             1 => match (task, row.live) {
-                (Some(task), Some(live)) => phase(live, task, self.state.now),
+                (Some(task), Some(live)) => phase(live, task, row.proxy.as_of(self.state.now)),
                 (_, Some(live)) if ended => super::outcome(live.outcome),
                 _ if row.listed.is_some_and(|run| run.cancelling) => Line::state(Glyph::Warn, Role::Warn, "cancelling"),
                 _ => Line::state(Glyph::Running, Role::Running, "running"),
             },
-            2 if !ended => self.totals(row).map_or_else(Line::new, |totals| bar(&totals, 10)),
+            2 if !ended => self.totals(row).map_or_else(Line::new, |totals| bar(&totals, BAR)),
             3 => Line::text(match row.live {
                 Some(live) if ended && live.summary.bytes > 0 => api::format_bytes(live.summary.bytes),
                 _ => self.totals(row).map_or_else(String::new, |totals| moved(&totals)),
@@ -234,9 +256,7 @@ impl Rows for TransferRows<'_> {
                 None => Line::new(),
             },
             5 if !ended => match task.map(|task| &task.samples).or(row.live.map(|live| &live.samples)) {
-                Some(samples) if samples.len() > 1 => {
-                    Line(vec![Span::Spark(samples.iter().copied().collect(), 24, Role::Accent)])
-                }
+                Some(samples) if samples.len() > 1 => spark(samples),
                 _ => Line::new(),
             },
             6 => Line::text(match (task, row.live) {
@@ -299,8 +319,17 @@ pub fn summary(state: &State) -> Line {
             }
         }
     }
+    let absent: Vec<String> = state.proxies.iter().filter_map(|proxy| last_known(state, proxy)).collect();
     if runs == 0 {
-        return Line::state(Glyph::Ok, Role::Muted, "Nothing is moving");
+        if absent.is_empty() {
+            return Line::state(Glyph::Ok, Role::Muted, "Nothing is moving");
+        }
+        // What is not known is not said: a proxy that is away may move a lot.
+        let connecting = state.proxies.iter().all(|proxy| proxy.live() || proxy.connection == Connection::Connecting);
+        let (glyph, role) = if connecting { (Glyph::Waiting, Role::Muted) } else { (Glyph::Warn, Role::Warn) };
+        let line = Line::state(glyph, role, absent.join("; "));
+        let live: Vec<&str> = state.proxies.iter().filter(|proxy| proxy.live()).map(Proxy::name).collect();
+        return if live.is_empty() { line } else { line.and(Role::Muted, format!("; {} idle", live.join(", "))) };
     }
     let mut line = if stalled > 0 {
         Line::state(Glyph::Warn, Role::Warn, format!("STALLED {}", count(stalled, "task")))
@@ -314,33 +343,46 @@ pub fn summary(state: &State) -> Line {
         line = line.and(Role::Text, format!(", ends {}", moment(state.now + ends, state.now, &state.settings.zone)));
         line = line.and(Role::Muted, format!(" (in {})", span(ends)));
     }
-    line
+    if absent.is_empty() { line } else { line.and(Role::Warn, format!("; {}", absent.join("; "))) }
 }
 
-/// Lines about one task.
-pub fn task_details(state: &State, live: &LiveRun, index: usize) -> Vec<Line> {
+/// What is left to say of a proxy that is not live; none of one that is.
+fn last_known(state: &State, proxy: &Proxy) -> Option<String> {
+    let absence = super::absence(state, proxy)?;
+    Some(match (&proxy.status, proxy.running().len()) {
+        (None, _) => absence,
+        (Some(_), 0) => format!("{absence}; last known: nothing moving"),
+        (Some(_), runs) => format!("{absence}; last known: {} moving", count(runs, "run")),
+    })
+}
+
+/// Lines about one task of a run, whose data is of `now`.
+pub fn task_details(live: &LiveRun, index: usize, now: i64) -> Vec<Line> {
     let Some(task) = live.tasks.get(index) else { return Vec::new() };
     let meter = &task.task.meter;
     let totals = live.totals_of(index);
-    let mut lines = vec![pair(kind(task.task.kind), &task.task.label), pair_line("State", phase(live, task, state.now))];
+    let mut lines = vec![pair(kind(task.task.kind), &task.task.label), pair_line("State", phase(live, task, now))];
+    // What a small screen must show comes first: how far, how fast, and what holds it up.
     if totals.total > 0 || totals.done > 0 {
-        lines.push(pair_line("Progress", bar(&totals, 20)));
         lines.push(pair("Moved", moved(&totals)));
     }
-    if totals.speed > 0 {
-        lines.push(pair("Speed", api::format_rate(totals.speed)));
+    if task.task.ended_at.is_none() {
+        lines.extend(speed_line(totals.speed, &task.samples));
+    }
+    if let Some(wait) = &meter.waiting_for {
+        lines.push(pair("Waits for", wait));
     }
     if let Some(eta) = totals.eta(&task.samples).filter(|_| task.task.ended_at.is_none()) {
         lines.push(pair("Ends in", span(eta)));
     }
-    let until = task.task.ended_at.unwrap_or(state.now);
+    if totals.total > 0 || totals.done > 0 {
+        lines.push(pair_line("Progress", bar(&totals, 20)));
+    }
+    let until = task.task.ended_at.unwrap_or(live.by_its_clock(now));
     lines.push(pair("Took", span(until - task.task.started_at)));
     if meter.bytes_read > 0 || meter.bytes_written > 0 {
         lines.push(pair("Read", api::format_bytes(meter.bytes_read)));
         lines.push(pair("Written", api::format_bytes(meter.bytes_written)));
-    }
-    if let Some(wait) = &meter.waiting_for {
-        lines.push(pair("Waits for", wait));
     }
     if let Some(waits) = waits(&meter.waits) {
         lines.push(pair("Time went to", waits));
@@ -364,13 +406,26 @@ pub fn task_details(state: &State, live: &LiveRun, index: usize) -> Vec<Line> {
     lines
 }
 
+/// The speed now, and how it was; none where nothing moved yet.
+pub fn speed_line(speed: u64, samples: &VecDeque<u64>) -> Option<Line> {
+    if speed == 0 && samples.len() < 2 {
+        return None;
+    }
+    let mut line = pair("Speed", format!("{:<13}", api::format_rate(speed)));
+    line.0.extend(spark(samples).0);
+    Some(line)
+}
+
 /// The selected run or task in full.
 pub fn details(state: &State, row: usize) -> Vec<Line> {
     let rows = TransferRows::new(state);
     let Some(row) = rows.rows.get(row) else { return Vec::new() };
-    let Some(live) = row.live else { return vec![Line::of(Role::Muted, "Loading")] };
+    let Some(live) = row.live else {
+        let why = super::absence(state, row.proxy).unwrap_or_else(|| "Loading".into());
+        return vec![Line::of(Role::Muted, why)];
+    };
     match row.task {
-        Some((index, _)) => task_details(state, live, index),
+        Some((index, _)) => task_details(live, index, row.proxy.as_of(state.now)),
         None => super::run::overview(state, row.proxy, row.id, live),
     }
 }

@@ -1,0 +1,193 @@
+//! What becomes of the replies to requests.
+
+use api::{IdParams, LogLevel};
+
+use super::act::show_run;
+use super::action::Context;
+use super::boundary::send;
+use super::effect::{Answer, Effect, FleetCommand, Request, RequestId};
+use super::forms::Form;
+use super::live::LiveRun;
+use super::screens::{Screen, fleet_id};
+use super::state::{Follow, Purpose, State};
+use super::store::{ListKind, ListState, Tested};
+
+/// Runs kept per proxy after their end, with all their tasks.
+const KEPT: usize = 20;
+
+/// Takes the reply to a request.
+pub(super) fn on_reply(state: &mut State, name: &str, id: RequestId, result: Result<Answer, api::ErrorReport>) {
+    // A reply to nothing, or from a proxy it was not sent to, is late or wrong: dropped.
+    let Some(pending) = state.pending.remove(&id).filter(|pending| pending.proxy == name) else { return };
+    let now = state.now;
+    state.touch();
+    match (pending.purpose, result) {
+        (Purpose::List(kind), Ok(answer)) => set_list(state, name, kind, answer),
+        (Purpose::List(kind), Err(error)) => {
+            if let Some(proxy) = state.proxy_mut(name) {
+                let state = if proxy.live() { ListState::Failed(error) } else { ListState::Stale };
+                proxy.set_list_state(kind, state);
+            }
+        }
+        (Purpose::Preview, result) => {
+            if let Some(preview) = state.form.as_mut().and_then(|form| form.preview.as_mut()).filter(|preview| preview.id == id) {
+                preview.answer = Some(result.map(|answer| match answer {
+                    Answer::SchedulePreview(preview) => preview,
+                    _ => api::SchedulePreview { words: String::new(), next: Vec::new() },
+                }));
+            }
+        }
+        (Purpose::Save { then_run }, Ok(answer)) => on_saved(state, name, id, answer, then_run),
+        (Purpose::Save { .. }, Err(error)) => {
+            state.notices.tell_error(now, "", &error);
+            if let Some(form) = submitted(state, id) {
+                form.submitting = None;
+                form.error = Some(error);
+            }
+        }
+        (
+            Purpose::Start,
+            Ok(Answer::JobRun(run) | Answer::Restore(run) | Answer::Verify(run) | Answer::RestorePointRemove(run)),
+        ) => {
+            state.tell(LogLevel::Info, format!("{} on {name}: started", run.label));
+            show_run(state, name, run);
+        }
+        (Purpose::RunDetail(run), Ok(Answer::Run(detail))) => {
+            let mut live = LiveRun::from_detail(detail, now);
+            let (cursor, ended) = (live.cursor, live.ended_at.is_some());
+            // The tree of a run without events is shown as one that is known.
+            live.cursor = live.cursor.max(u64::from(ended));
+            if let Some(proxy) = state.proxy_mut(name) {
+                proxy.live.insert(run.clone(), live);
+            }
+            let key = (name.to_owned(), run.clone());
+            if ended {
+                state.follows.insert(key, Follow::Known);
+                prune(state, name);
+            } else {
+                state.follows.insert(key, Follow::Watching);
+                let proxy = name.to_owned();
+                state.outbox.push(Effect::Fleet(FleetCommand::WatchRun { proxy, run, cursor }));
+            }
+        }
+        (Purpose::RunDetail(run), Err(error)) => {
+            state.follows.insert((name.to_owned(), run), Follow::Failed);
+            state.notices.tell_error(now, name, &error);
+        }
+        (Purpose::Test(remote), result) => {
+            let tested = match result {
+                Ok(Answer::RemoteTest(test)) => Tested::Done(test),
+                Ok(_) => return,
+                Err(error) => Tested::Failed(error),
+            };
+            let failed = match &tested {
+                Tested::Done(test) if !test.success => test.error.clone(),
+                Tested::Failed(error) => Some(error.clone()),
+                _ => None,
+            };
+            let Some(proxy) = state.proxy_mut(name) else { return };
+            let label = proxy.remote_name(&remote).to_owned();
+            proxy.tests.insert(remote, tested);
+            match failed {
+                Some(error) => state.notices.tell_error(now, &format!("Test of {label}"), &error),
+                None => state.tell(LogLevel::Info, format!("{label} is good: what was written came back the same")),
+            }
+        }
+        (Purpose::Tell(text, list), Ok(_)) => {
+            state.tell(LogLevel::Info, text);
+            if let (Some(kind), Some(proxy)) = (list, state.proxy_mut(name)) {
+                proxy.set_list_state(kind, ListState::Stale);
+            }
+        }
+        (_, Err(error)) => state.notices.tell_error(now, name, &error),
+        (_, Ok(_)) => {}
+    }
+}
+
+fn set_list(state: &mut State, name: &str, kind: ListKind, answer: Answer) {
+    let now = state.now;
+    let Some(proxy) = state.proxy_mut(name) else { return };
+    match answer {
+        Answer::Pools(items) => proxy.pools.set(items, now),
+        Answer::Vms(items) => proxy.vms.set(items, now),
+        Answer::Srs(items) => proxy.srs.set(items, now),
+        Answer::Remotes(items) => proxy.remotes.set(items, now),
+        Answer::Jobs(items) => proxy.jobs.set(items, now),
+        Answer::Runs(items) => proxy.runs.set(items, now),
+        Answer::RestorePoints(items) => proxy.points.set(items, now),
+        _ => proxy.set_list_state(kind, ListState::Fresh(now)),
+    }
+}
+
+fn on_saved(state: &mut State, name: &str, id: RequestId, answer: Answer, then_run: bool) {
+    if state.form.as_ref().is_some_and(|form| form.submitting == Some(id)) {
+        state.form = None;
+    }
+    state.drafts.retain(|draft| draft.submitting != Some(id));
+    let stale = |state: &mut State, kind: ListKind| {
+        if let Some(proxy) = state.proxy_mut(name) {
+            proxy.set_list_state(kind, ListState::Stale);
+        }
+    };
+    match answer {
+        Answer::JobCreate(job) | Answer::JobUpdate(job) => {
+            stale(state, ListKind::Jobs);
+            state.table_mut(Context::Jobs).select_id(fleet_id(name, &job.id));
+            // The list comes a moment later; until then the job is shown as answered.
+            if let Some(proxy) = state.proxy_mut(name) {
+                proxy.jobs.put(job.clone(), |other| other.id == job.id);
+            }
+            if then_run {
+                state.tell(LogLevel::Info, format!("Job {} saved, starting", job.spec.name));
+                send(state, name, Request::JobRun(IdParams { id: job.id }), Purpose::Start, &job.spec.name);
+            } else {
+                state.tell(LogLevel::Info, format!("Job {} saved; r runs it now", job.spec.name));
+            }
+        }
+        Answer::RemoteAdd(remote) => {
+            stale(state, ListKind::Remotes);
+            state.table_mut(Context::Remotes).select_id(fleet_id(name, &remote.id));
+            state.tell(LogLevel::Info, format!("Remote {} added; t tests it", remote.name));
+            if let Some(proxy) = state.proxy_mut(name) {
+                let id = remote.id.clone();
+                proxy.remotes.put(remote, |other| other.id == id);
+            }
+        }
+        Answer::PoolAdd(pool) => {
+            stale(state, ListKind::Pools);
+            stale(state, ListKind::Vms);
+            state.tell(LogLevel::Info, format!("Pool {} connected; its certificate is {}", pool.name, pool.fingerprint));
+            if let Some(proxy) = state.proxy_mut(name) {
+                let id = pool.id.clone();
+                proxy.pools.put(pool, |other| other.id == id);
+            }
+        }
+        Answer::Restore(run) => {
+            state.tell(LogLevel::Info, format!("Restore of {} started", run.label));
+            show_run(state, name, run);
+        }
+        _ => {}
+    }
+}
+
+/// The form whose request this is, open or put away.
+fn submitted(state: &mut State, id: RequestId) -> Option<&mut Form> {
+    state.form.iter_mut().chain(&mut state.drafts).find(|form| form.submitting == Some(id))
+}
+
+/// Forgets the tasks of runs that ended long ago, but not of one that is shown.
+pub(super) fn prune(state: &mut State, name: &str) {
+    let shown: Vec<String> = state
+        .stack
+        .iter()
+        .filter_map(|screen| match screen {
+            Screen::Run { proxy, run } if proxy == name => Some(run.clone()),
+            _ => None,
+        })
+        .collect();
+    let Some(proxy) = state.proxy_mut(name) else { return };
+    for run in proxy.prune(KEPT, &shown) {
+        // Opened again, it is asked for again.
+        state.follows.remove(&(name.to_owned(), run));
+    }
+}
