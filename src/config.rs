@@ -417,7 +417,7 @@ mod tests {
             (good.replace("secret-", "secret "), "4:9: a token is printable ASCII"),
             (good.replace("\"p\"", "\"\""), "2:8: a name has 1 to 200 characters"),
             (format!("{good}{good}"), "7:8: the name \"p\" stands twice"),
-            (format!("é = = 1\n{good}"), "1:1"),
+            (format!("é = = 1\n{good}"), "1:5: extra `=`"),
         ];
         for (text, expected) in cases {
             fs::write(&path, &text).unwrap();

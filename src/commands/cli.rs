@@ -116,6 +116,9 @@ pub struct Lab {
     /// something to watch; 0 with --serve]
     #[arg(long, value_name = "MIB")]
     pub line: Option<u32>,
+    /// KiB a second that each running VM writes to its first disk
+    #[arg(long, value_name = "KIB", default_value_t = 0)]
+    pub writes: u32,
     /// Something done to a running lab.
     #[command(subcommand)]
     pub command: Option<LabCommand>,

@@ -189,7 +189,6 @@ impl LabSpec {
         let site = |name: &str, vms| {
             let mut pool = PoolSpec::new(name, vms);
             pool.hosts = 2;
-            pool.writes_per_second = MIB / 4;
             pool
         };
         Self { pools: vec![site("paris", paris), site("lyon", lyon)], seed: 20_260 }

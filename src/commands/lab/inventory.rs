@@ -15,7 +15,7 @@ pub(super) struct Inventory {
     pub proxies: Vec<Proxy>,
     pub pools: Vec<Pool>,
     pub remotes: Vec<Remote>,
-    /// As they were when the lab became ready.
+    /// As they are now: the file is written again when one comes or goes.
     pub vms: Vec<Vm>,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Remote {
     pub path: PathBuf,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Serialize, Deserialize)]
 pub(super) struct Vm {
     pub pool: String,
     pub uuid: String,
@@ -52,7 +52,7 @@ pub(super) struct Vm {
     pub disks: Vec<Disk>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Serialize, Deserialize)]
 pub(super) struct Disk {
     pub vdi: String,
     /// The live disk, raw.
@@ -79,21 +79,12 @@ impl Inventory {
             password: pool.password().to_owned(),
             fingerprint: pool.fingerprint().to_string(),
         };
-        let vms = |pool: &lab::PoolHandle| {
-            let pool_name = pool.name().to_owned();
-            pool.vms().into_iter().map(move |vm| Vm {
-                pool: pool_name.clone(),
-                uuid: vm.uuid,
-                name: vm.name,
-                disks: vm.disks.into_iter().map(|disk| Disk { vdi: disk.vdi, path: disk.path, bytes: disk.bytes }).collect(),
-            })
-        };
         Self {
             console_config: dir.join("config"),
             proxies: sites.iter().map(proxy).collect(),
             pools: lab.pools().iter().map(pool).collect(),
             remotes: sites.iter().map(Site::remote).collect(),
-            vms: lab.pools().iter().flat_map(vms).collect(),
+            vms: vms(lab),
         }
     }
 
@@ -109,4 +100,18 @@ impl Inventory {
         };
         serde_json::from_slice(&text).map_err(|error| Failure::failed("LAB", format!("cannot read {}: {error}", path.display())))
     }
+}
+
+/// The VMs of all pools.
+pub(super) fn vms(lab: &lab::Lab) -> Vec<Vm> {
+    let of_pool = |pool: &lab::PoolHandle| {
+        let pool_name = pool.name().to_owned();
+        pool.vms().into_iter().map(move |vm| Vm {
+            pool: pool_name.clone(),
+            uuid: vm.uuid,
+            name: vm.name,
+            disks: vm.disks.into_iter().map(|disk| Disk { vdi: disk.vdi, path: disk.path, bytes: disk.bytes }).collect(),
+        })
+    };
+    lab.pools().iter().flat_map(of_pool).collect()
 }

@@ -45,8 +45,12 @@ pub async fn run(common: &Common, screen: &Screen, arguments: Arguments) -> Resu
         Arguments { command: Some(LabCommand::Mutate { dir, vm, percent }), .. } => mutate(common, &dir, &vm, percent).await,
         // Handled before anything else is set up.
         Arguments { command: Some(LabCommand::Guard { .. }), .. } => Err(Failure::usage("guard is for the lab itself")),
-        Arguments { serve: true, dir: Some(dir), small, line, .. } => serve(&dir, &spec(small), line.unwrap_or(0)).await,
-        Arguments { dir, small, line, .. } => demo(common, screen, dir, &spec(small), line.unwrap_or(DEMO_LINE)).await,
+        Arguments { serve: true, dir: Some(dir), small, line, writes, .. } => {
+            serve(&dir, &spec(small), Pace { line: line.unwrap_or(0), writes }).await
+        }
+        Arguments { dir, small, line, writes, .. } => {
+            demo(common, screen, dir, &spec(small), Pace { line: line.unwrap_or(DEMO_LINE), writes }).await
+        }
     }
 }
 
@@ -65,6 +69,26 @@ fn spec(small: bool) -> LabSpec {
 /// MiB a second and connection in front of a person: a real site's line, on which a small disk still takes some seconds.
 const DEMO_LINE: u32 = 10;
 
+/// How fast the simulated sites are.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// MiB a second and connection; 0: no limit.
+    line: u32,
+    /// KiB a second that each running VM writes.
+    writes: u32,
+}
+
+impl Pace {
+    fn set(self, pool: &PoolHandle) {
+        pool.set_write_rate(u64::from(self.writes) * 1024);
+        if self.line > 0 {
+            let bytes_per_second = u64::from(self.line) * MIB;
+            pool.set_fault(Fault::SlowNbd { bytes_per_second });
+            pool.set_fault(Fault::SlowExport { bytes_per_second });
+        }
+    }
+}
+
 /// Everything that runs.
 struct Running {
     dir: PathBuf,
@@ -77,7 +101,7 @@ struct Running {
 impl Running {
     /// Starts everything, or continues what is in the folder; none when asked to stop meanwhile. Without a lab, every
     /// daemon has ended when this returns.
-    async fn start(dir: &Path, spec: &LabSpec, line: u32, stop: &mut Stop) -> Result<Option<Self>, Failure> {
+    async fn start(dir: &Path, spec: &LabSpec, pace: Pace, stop: &mut Stop) -> Result<Option<Self>, Failure> {
         let program = proxy::find_program()?;
         private_dir(dir)?;
         let dir = dir.canonicalize().map_err(|error| Failure::file("find", dir, &error))?;
@@ -99,11 +123,7 @@ impl Running {
         let mut sites = Vec::new();
         let (mut failed, mut asked) = (None, false);
         for pool in lab.pools() {
-            if line > 0 {
-                let bytes_per_second = u64::from(line) * MIB;
-                pool.set_fault(Fault::SlowNbd { bytes_per_second });
-                pool.set_fault(Fault::SlowExport { bytes_per_second });
-            }
+            pace.set(pool);
             output::aside(&format!("starting proxy {}…", pool.name()));
             let mut starting = std::pin::pin!(Site::start(&dir, &program, pool));
             let started = tokio::select! {
@@ -137,16 +157,14 @@ impl Running {
     }
 
     fn describe(&self) -> Result<(), Failure> {
-        let path = self.dir.join("lab.json");
-        let text = serde_json::to_string_pretty(&Inventory::of(&self.dir, &self.lab, &self.sites))
-            .map_err(|error| Failure::failed("LAB", error.to_string()))?;
-        crate::config::write_private(&path, &text).map_err(|error| Failure::file("write", &path, &error))
+        describe(&self.dir, &Inventory::of(&self.dir, &self.lab, &self.sites))
     }
 
-    /// Starts daemons again that have died, for ever.
+    /// Starts daemons again that have died and keeps `lab.json` true, for ever.
     async fn supervise(&mut self) {
+        let inventory = Inventory::of(&self.dir, &self.lab, &self.sites);
         let watched = self.sites.iter_mut().map(Site::keep_running);
-        futures::future::join_all(watched).await;
+        tokio::join!(futures::future::join_all(watched), keep_described(&self.dir, &self.lab, inventory));
     }
 
     /// Stops everything in order; what it is worth keeping is on disk afterwards.
@@ -157,10 +175,29 @@ impl Running {
     }
 }
 
+fn describe(dir: &Path, inventory: &Inventory) -> Result<(), Failure> {
+    let path = dir.join("lab.json");
+    let text = serde_json::to_string_pretty(inventory).map_err(|error| Failure::failed("LAB", error.to_string()))?;
+    crate::config::write_private(&path, &text).map_err(|error| Failure::file("write", &path, &error))
+}
+
+/// Writes the inventory again whenever a VM has come or gone: one that was restored belongs to it.
+async fn keep_described(dir: &Path, lab: &lab::Lab, mut inventory: Inventory) {
+    loop {
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        let vms = inventory::vms(lab);
+        if vms != inventory.vms {
+            inventory.vms = vms;
+            // Where there is no room the older list stays; the next change tries again.
+            let _ = describe(dir, &inventory);
+        }
+    }
+}
+
 /// `backhaul lab --serve`.
-async fn serve(dir: &Path, spec: &LabSpec, line: u32) -> Result<(), Failure> {
+async fn serve(dir: &Path, spec: &LabSpec, pace: Pace) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
-    let Some(mut running) = Running::start(dir, spec, line, &mut stop).await? else { return Ok(()) };
+    let Some(mut running) = Running::start(dir, spec, pace, &mut stop).await? else { return Ok(()) };
     output::aside(&format!("the lab runs; {} says how to reach it", running.dir.join("lab.json").display()));
     tokio::select! {
         () = stop.asked() => {}
@@ -171,13 +208,13 @@ async fn serve(dir: &Path, spec: &LabSpec, line: u32) -> Result<(), Failure> {
 }
 
 /// `backhaul lab`.
-async fn demo(common: &Common, screen: &Screen, dir: Option<PathBuf>, spec: &LabSpec, line: u32) -> Result<(), Failure> {
+async fn demo(common: &Common, screen: &Screen, dir: Option<PathBuf>, spec: &LabSpec, pace: Pace) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
         return Err(Failure::usage(crate::tui::TuiError::NoTerminal.to_string()).next("backhaul lab --serve --dir DIR"));
     }
     let mut stop = Stop::new()?;
     let home = Home::new(dir)?;
-    let Some(mut running) = Running::start(home.path(), spec, line, &mut stop).await? else { return Ok(()) };
+    let Some(mut running) = Running::start(home.path(), spec, pace, &mut stop).await? else { return Ok(()) };
     let config = Config::load(&running.dir.join("config"));
     let proxies = config.proxies?;
     let (fleet, events): (_, UnboundedReceiver<FleetEvent>) = Fleet::start(&proxies);
