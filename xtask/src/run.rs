@@ -64,11 +64,21 @@ impl Program {
     }
 
     fn shown(&self) -> String {
-        std::iter::once(self.0.get_program()).chain(self.0.get_args()).map(|part| part.to_string_lossy()).collect::<Vec<_>>().join(" ")
+        std::iter::once(self.0.get_program())
+            .chain(self.0.get_args())
+            .map(|part| part.to_string_lossy())
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 }
 
 /// Whether a program exists and ends well, with nothing printed.
 pub fn succeeds(name: &str, args: &[&str]) -> bool {
-    Command::new(name).args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    Command::new(name)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
 }

@@ -60,7 +60,12 @@ fn python_judges() -> Result<()> {
         return Ok(());
     }
     let requirements = workspace().join("tests/interop/requirements.txt");
-    Program::new("python3").args(["-m", "pip", "install", "--quiet", "--target"]).arg(packages).arg("--requirement").arg(requirements).run()
+    Program::new("python3")
+        .args(["-m", "pip", "install", "--quiet", "--target"])
+        .arg(packages)
+        .arg("--requirement")
+        .arg(requirements)
+        .run()
 }
 
 /// The font of the screenshots.

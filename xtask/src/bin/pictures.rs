@@ -2,6 +2,7 @@
 //! the screen becomes SVG through the console's own painter of pictures, then PNG.
 
 use std::io::{Read, Write};
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -14,8 +15,8 @@ use ratatui::layout::{Position, Rect};
 use ratatui::style::{Color, Modifier};
 use resvg::{tiny_skia, usvg};
 
-const ROWS: u16 = 30;
-const COLUMNS: u16 = 100;
+const ROWS: NonZeroU16 = NonZeroU16::new(30).expect("not zero");
+const COLUMNS: NonZeroU16 = NonZeroU16::new(100).expect("not zero");
 /// Whatever is waited for comes sooner.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -30,7 +31,9 @@ fn main() -> Result<()> {
     console.until("a chosen VM", |text| text.contains("1 of"))?;
     console.picture("new-job")?;
     console.keys("\x12")?;
-    console.until("disks that move", |text| text.contains("MOVING") && text.contains("└ disk") && text.contains('%') && text.contains("in "))?;
+    console.until("disks that move", |text| {
+        text.contains("MOVING") && text.contains("└ disk") && text.contains('%') && text.contains("in ")
+    })?;
     console.picture("transfers")?;
     console.until("the end of the run", |text| text.contains("Nothing is moving"))?;
     console.keys("5")?;
@@ -65,7 +68,7 @@ struct Console {
 
 impl Console {
     fn start(root: &Path) -> Result<Self> {
-        let size = PtySize { rows: ROWS, cols: COLUMNS, pixel_width: 0, pixel_height: 0 };
+        let size = PtySize { rows: ROWS.get(), cols: COLUMNS.get(), pixel_width: 0, pixel_height: 0 };
         let pair = native_pty_system().openpty(size)?;
         let mut command = CommandBuilder::new(root.join("target/release/backhaul"));
         command.arg("lab");
@@ -111,7 +114,8 @@ impl Console {
             screen = self.shared.changed.wait_timeout(screen, left).expect("no panic while reading").0;
         }
         loop {
-            let (next, waited) = self.shared.changed.wait_timeout(screen, Duration::from_millis(60)).expect("no panic while reading");
+            let (next, waited) =
+                self.shared.changed.wait_timeout(screen, Duration::from_millis(60)).expect("no panic while reading");
             screen = next;
             if waited.timed_out() {
                 return Ok(());
@@ -151,9 +155,9 @@ fn cursor(screen: &vt100::Screen) -> Option<Position> {
 }
 
 fn cells(screen: &vt100::Screen) -> Buffer {
-    let mut buffer = Buffer::empty(Rect::new(0, 0, COLUMNS, ROWS));
-    for y in 0..ROWS {
-        for x in 0..COLUMNS {
+    let mut buffer = Buffer::empty(Rect::new(0, 0, COLUMNS.get(), ROWS.get()));
+    for y in 0..ROWS.get() {
+        for x in 0..COLUMNS.get() {
             let Some(seen) = screen.cell(y, x) else { continue };
             let cell = &mut buffer[(x, y)];
             if seen.has_contents() {
