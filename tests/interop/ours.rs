@@ -62,6 +62,7 @@ impl Told {
 impl Site {
     /// One backup run of ours, as job and schedule of XO's.
     pub async fn our_backup(&self, mode: api::JobMode, compression: api::Compression, prefer_nbd: bool, retention: u32) -> Told {
+        self.next_second().await;
         let vm = self.vm();
         self.our_run(Work::Backup(BackupPlan {
             job: JOB.into(),

@@ -110,10 +110,21 @@ impl Site {
 
     /// One run of XO's engine.
     pub async fn xo_backup(&self, mode: &str, settings: Value) -> Value {
+        self.next_second().await;
         let mut all = json!({ "exportRetention": 7 });
         all.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
         let job = json!({ "id": JOB, "mode": mode });
         xo("backup", &self.with_all(json!({ "vm": self.vm().uuid, "job": job, "schedule": SCHEDULE, "settings": all }))).await
+    }
+
+    /// Waits for the clock to show a second that no earlier run can have used: XO groups snapshots by a time in whole
+    /// seconds, and two runs in one of them look like one snapshot of two VMs.
+    pub async fn next_second(&self) {
+        let seconds = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let before = seconds();
+        while seconds() == before {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// The restore points as XO lists them, oldest first, after its clean-up found nothing to complain about.
