@@ -41,9 +41,33 @@ pub(crate) fn datetime(at: Timestamp) -> String {
     at.strftime("%Y%m%dT%H:%M:%SZ").to_string()
 }
 
+/// The [`DATETIME`] of a new snapshot: now, but always after `newest`, that of the VM's newest snapshot. Two runs within
+/// a second, or a clock that was set back, must neither mix the disks of two snapshots nor make the new one look old.
+pub(crate) fn datetime_after(now: Timestamp, newest: Option<&str>) -> String {
+    let parsed = newest.and_then(|text| jiff::civil::DateTime::strptime("%Y%m%dT%H:%M:%SZ", text).ok());
+    let newest = parsed.and_then(|time| time.to_zoned(jiff::tz::TimeZone::UTC).ok()).map(|time| time.timestamp());
+    let next = newest.and_then(|newest| newest.checked_add(jiff::SignedDuration::from_secs(1)).ok());
+    datetime(next.map_or(now, |next| next.max(now)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_snapshot_is_always_the_newest() {
+        let now: Timestamp = "2025-01-31T23:14:59.9Z".parse().unwrap();
+        let cases = [
+            (None, "20250131T23:14:59Z"),
+            (Some("20250131T23:14:58Z"), "20250131T23:14:59Z"),
+            (Some("20250131T23:14:59Z"), "20250131T23:15:00Z"),
+            (Some("20250201T00:00:00Z"), "20250201T00:00:01Z"),
+            (Some("nonsense"), "20250131T23:14:59Z"),
+        ];
+        for (newest, expected) in cases {
+            assert_eq!(datetime_after(now, newest), expected, "{newest:?}");
+        }
+    }
 
     #[test]
     fn a_datetime_has_colons_and_sorts_as_text() {

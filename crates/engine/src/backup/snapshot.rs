@@ -232,7 +232,8 @@ where
         }
         let snapshot = pool.get::<Vm>(&reference).await?;
         named(snapshot.uuid.clone()).await?;
-        tag(pool, &snapshot, vm, owner).await.map_err(doing("tag the snapshot of"))?;
+        let newest = inventory.snapshots(vm, owner.job).into_iter().map(|snapshot| snapshot.datetime).max();
+        tag(pool, &snapshot, vm, owner, newest.as_deref()).await.map_err(doing("tag the snapshot of"))?;
         // Read again: what a restore point stores is the snapshot as it is now.
         pool.get::<Vm>(&reference).await
     };
@@ -248,8 +249,8 @@ where
     Err(NotTaken { error, uncertain })
 }
 
-async fn tag(pool: &Pool, snapshot: &Record<Vm>, vm: &Record<Vm>, owner: &Owner<'_>) -> xapi::Result<()> {
-    let datetime = keys::datetime(Timestamp::now());
+async fn tag(pool: &Pool, snapshot: &Record<Vm>, vm: &Record<Vm>, owner: &Owner<'_>, newest: Option<&str>) -> xapi::Result<()> {
+    let datetime = keys::datetime_after(Timestamp::now(), newest);
     let tags = [
         (keys::DATETIME, datetime.as_str()),
         (keys::JOB, owner.job),
