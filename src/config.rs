@@ -8,46 +8,16 @@
 //! Parsing is strict: a misspelt key is an error with its place. `proxies.toml` holds secrets, so it is refused when others
 //! can read it, is only ever replaced as a whole, and is not written over while it cannot be understood.
 
-use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+pub use client::Token;
 use serde::{Deserialize, Serialize};
 use tls::Fingerprint;
 use toml::Spanned;
 use url::Url;
-
-/// A token; never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
-
-impl Token {
-    /// Takes a token as it stands in a file or on standard input: white space around it is no part of it.
-    ///
-    /// # Errors
-    /// What is wrong with it, in words: it travels as the value of a cookie, and not everything can.
-    pub fn new(text: &str) -> Result<Self, String> {
-        let text = text.trim();
-        let fits = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | ',' | ';' | '\\');
-        if text.is_empty() || !text.chars().all(fits) {
-            return Err("a token is printable ASCII without spaces, quotes, commas, semicolons or backslashes".into());
-        }
-        Ok(Self(text.to_owned()))
-    }
-
-    /// The text, to be sent and to be stored.
-    pub fn secret(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(…)")
-    }
-}
 
 /// A proxy of the fleet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +30,16 @@ pub struct Proxy {
     pub token: Token,
     /// The certificate it must show.
     pub fingerprint: Fingerprint,
+}
+
+impl Proxy {
+    /// A client for it. Connects when called.
+    ///
+    /// # Errors
+    /// The address or token cannot be used at all.
+    pub fn client(&self) -> Result<client::Client, client::CallError> {
+        client::Client::new(&self.url, &self.token, self.fingerprint)
+    }
 }
 
 /// How the console is to look and behave.

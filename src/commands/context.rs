@@ -90,7 +90,7 @@ impl Context {
     }
 
     fn site(&self, proxy: &Proxy) -> Result<Site, Failure> {
-        Ok(Site { name: proxy.name.clone(), client: Client::new(proxy)?, read_only: self.read_only })
+        Ok(Site { name: proxy.name.clone(), client: proxy.client()?, read_only: self.read_only })
     }
 
     /// The one proxy a command without any object is for.

@@ -118,7 +118,7 @@ async fn show(common: &Common, name: String) -> Result<(), Failure> {
 }
 
 async fn ask(proxy: &Proxy) -> Entry {
-    let answer = match Client::new(proxy) {
+    let answer = match proxy.client() {
         Ok(client) => match client.call::<ProxyStatusGet>(&NoParams {}).await {
             Ok(status) => Ok(status),
             Err(error) => Err(client.explain(error).await),
@@ -172,7 +172,7 @@ async fn add(
         None => confirm(&url, seen)?,
     }
     let proxy = Proxy { name, url, token, fingerprint: seen };
-    let client = Client::new(&proxy)?;
+    let client = proxy.client()?;
     let status = client.call::<ProxyStatusGet>(&NoParams {}).await?;
     Config::add_proxy(&dir, proxy.clone())?;
     if common.json {

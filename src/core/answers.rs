@@ -115,6 +115,8 @@ fn set_list(state: &mut State, name: &str, kind: ListKind, answer: Answer) {
         Answer::Jobs(items) => proxy.jobs.set(items, now),
         Answer::Runs(items) => proxy.runs.set(items, now),
         Answer::RestorePoints(items) => proxy.points.set(items, now),
+        Answer::Deployed(items) => proxy.deployed.set(items, now),
+        Answer::Licenses(items) => proxy.licenses.set(items, now),
         _ => proxy.set_list_state(kind, ListState::Fresh(now)),
     }
 }

@@ -163,6 +163,42 @@ requests! {
     Verify = RestorePointVerify, None;
     /// Remove a restore point.
     RestorePointRemove = RestorePointRemove, TypeName;
+    /// What pools offer to a new proxy.
+    DeployOptions = DeployOptionsGet, None;
+    /// What a deployment would do.
+    DeployReview = DeployReviewGet, None;
+    /// Deploy.
+    DeployStart = DeployStart, None;
+    /// Deployed proxies.
+    Deployed = DeployedList, None;
+    /// How to reach a deployed proxy.
+    DeployClaim = DeployClaim, None;
+    /// Deploy anew.
+    Redeploy = Redeploy, Ask;
+    /// Change address or resources.
+    DeployReconfigure = DeployReconfigure, Ask;
+    /// Destroy a deployed proxy.
+    DeployDestroy = DeployDestroy, TypeName;
+    /// Forget a deployed proxy.
+    DeployForget = DeployForget, Ask;
+    /// Licences.
+    Licenses = LicenseList, None;
+    /// Take a licence in.
+    LicenseImport = LicenseImport, None;
+    /// Bind a licence.
+    LicenseBind = LicenseBind, None;
+    /// Free a licence.
+    LicenseUnbind = LicenseUnbind, Ask;
+    /// Change name, site, HTTP proxy.
+    ProxyConfigure = ProxyConfigure, None;
+    /// Hold runs back.
+    ProxyDrain = ProxyDrain, None;
+    /// New token.
+    TokenRotate = TokenRotate, Ask;
+    /// New certificate.
+    CertificateRenew = CertificateRenew, Ask;
+    /// A text for support.
+    SupportBundle = SupportBundleGet, None;
 }
 
 #[cfg(test)]

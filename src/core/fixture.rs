@@ -56,6 +56,7 @@ pub fn proxy_status(name: &str, running: Vec<Run>) -> ProxyStatus {
                 .with_next("free space, or lower the retention"),
         }),
         fingerprint: "SHA256:5f:1c:09:aa".into(),
+        ..ProxyStatus::default()
     }
 }
 

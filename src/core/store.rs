@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use api::{ErrorReport, Job, Pool, ProxyStatus, Remote, RemoteTest, RestorePoint, Run, Sr, Topic, Vm};
+use api::{Deployed, ErrorReport, Job, License, Pool, ProxyStatus, Remote, RemoteTest, RestorePoint, Run, Sr, Topic, Vm};
 
 use super::live::LiveRun;
 use super::message::{Connection, ProxyEntry};
@@ -76,6 +76,10 @@ pub enum ListKind {
     Runs,
     /// Restore points.
     Points,
+    /// Deployed proxies.
+    Deployed,
+    /// Licences.
+    Licenses,
 }
 
 impl ListKind {
@@ -89,6 +93,9 @@ impl ListKind {
             // A job tells its last run.
             Topic::Runs => &[Self::Runs, Self::Jobs],
             Topic::RestorePoints => &[Self::Points],
+            Topic::Deployed => &[Self::Deployed],
+            Topic::Licenses => &[Self::Licenses],
+            Topic::Unknown => &[],
         }
     }
 }
@@ -120,6 +127,10 @@ pub struct Proxy {
     pub runs: List<Run>,
     /// Restore points, newest first.
     pub points: List<RestorePoint>,
+    /// Proxies it has deployed.
+    pub deployed: List<Deployed>,
+    /// Licences it holds.
+    pub licenses: List<License>,
     /// Results of tests, by remote id.
     pub tests: BTreeMap<String, Tested>,
     /// Runs followed, by id.
@@ -163,6 +174,8 @@ impl Proxy {
             ListKind::Jobs => &self.jobs.state,
             ListKind::Runs => &self.runs.state,
             ListKind::Points => &self.points.state,
+            ListKind::Deployed => &self.deployed.state,
+            ListKind::Licenses => &self.licenses.state,
         }
     }
 
@@ -176,6 +189,8 @@ impl Proxy {
             ListKind::Jobs => &mut self.jobs.state,
             ListKind::Runs => &mut self.runs.state,
             ListKind::Points => &mut self.points.state,
+            ListKind::Deployed => &mut self.deployed.state,
+            ListKind::Licenses => &mut self.licenses.state,
         } = state;
     }
 
@@ -189,6 +204,8 @@ impl Proxy {
             ListKind::Jobs => self.jobs.version,
             ListKind::Runs => self.runs.version,
             ListKind::Points => self.points.version,
+            ListKind::Deployed => self.deployed.version,
+            ListKind::Licenses => self.licenses.version,
         }
     }
 

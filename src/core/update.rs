@@ -386,6 +386,8 @@ fn fetch(state: &mut State) {
             ListKind::Jobs => Request::Jobs(api::NoParams {}),
             ListKind::Runs => Request::Runs(RunListParams { limit: Some(RUNS), ..RunListParams::default() }),
             ListKind::Points => Request::RestorePoints(api::RestorePointListParams::default()),
+            ListKind::Deployed => Request::Deployed(api::NoParams {}),
+            ListKind::Licenses => Request::Licenses(api::NoParams {}),
         };
         state.post(&proxy, request, Purpose::List(kind));
     }

@@ -4,16 +4,15 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use api::{NoParams, ProxyWatch};
+use client::{CallError, Client};
 use jiff::Timestamp;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::CallError;
 use super::backoff::Backoff;
-use super::client::Client;
 use super::follow::Follower;
 use crate::config::Proxy;
-use crate::core::{Connection, FleetCommand, FleetEvent, FleetEventKind};
+use crate::core::{Connection, FleetCommand, FleetEvent, FleetEventKind, Refusal};
 
 pub(super) struct Task {
     name: String,
@@ -39,7 +38,7 @@ impl Task {
         commands: UnboundedReceiver<FleetCommand>,
         events: UnboundedSender<FleetEvent>,
     ) -> Result<Self, CallError> {
-        let client = Client::new(proxy)?;
+        let client = proxy.client()?;
         Ok(Self { name: proxy.name.clone(), client, commands, events, work: JoinSet::new(), watches: HashMap::new() })
     }
 
@@ -51,7 +50,7 @@ impl Task {
             let Some(error) = self.stay_connected(&mut backoff).await else { return };
             let error = self.client.explain(error).await;
             let report = error.report();
-            let wait = match error.refusal() {
+            let wait = match refusal(&error) {
                 Some(reason) => {
                     self.tell(FleetEventKind::Connection(Connection::Refused { reason, error: report }));
                     None
@@ -185,5 +184,14 @@ async fn follow(mut follower: Follower, run: String, proxy: String, events: Unbo
         };
         tell(FleetEventKind::RunWatchEnded { run, error: over });
         return;
+    }
+}
+
+/// Why trying again by itself is useless; nothing when it may help.
+fn refusal(error: &CallError) -> Option<Refusal> {
+    match error {
+        CallError::Certificate { .. } => Some(Refusal::Certificate),
+        CallError::Authentication { .. } => Some(Refusal::Authentication),
+        _ => None,
     }
 }

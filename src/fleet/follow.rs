@@ -3,10 +3,9 @@
 use std::time::{Duration, Instant};
 
 use api::{Event, EventKind, RunWatch, RunWatchParams};
+use client::{CallError, Client, Lines};
 
-use super::CallError;
 use super::backoff::Backoff;
-use super::client::{Client, Lines};
 
 /// A reader of one run's journal that remembers where it stands.
 pub struct Follower {

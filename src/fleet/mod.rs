@@ -4,9 +4,7 @@
 //! sends what it hears to the console's one queue; it never touches the console's state.
 
 mod backoff;
-mod client;
 mod connection;
-mod error;
 mod follow;
 
 use std::collections::HashMap;
@@ -14,8 +12,7 @@ use std::collections::HashMap;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
-pub use client::{Client, Lines, pinned_http};
-pub use error::CallError;
+pub use client::{CallError, Client, Lines, pinned_http};
 pub use follow::Follower;
 
 use crate::config::Proxy;

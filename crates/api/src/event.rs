@@ -158,6 +158,8 @@ pub enum TaskKind {
     Recover,
     /// Waiting for another run to let go of a VM; the meter says which.
     Queue,
+    /// A named step of a deployment.
+    Step,
     /// A kind this reader does not know yet.
     #[serde(other)]
     Unknown,
@@ -254,6 +256,12 @@ pub struct TaskResult {
     /// Bytes of content moved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// `https://host[:port]` of a proxy that was deployed or moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// SHA-256 of that proxy's certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
 }
 
 impl TaskResult {
@@ -303,6 +311,38 @@ pub enum Intent {
         remote: String,
         /// VM directory.
         vm: String,
+    },
+    /// The VM of a proxy being deployed; marked in `other_config` with the run's id. Undone, it goes; and the proxy it was
+    /// to replace is switched on again.
+    DeployedVm {
+        /// Pool id.
+        pool: String,
+        /// The new VM, once known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uuid: Option<String>,
+        /// The VM it replaces, from before that is switched off.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replaces: Option<String>,
+    },
+    /// The VM of a proxy that is to go, because another has taken its place or a person said so. Finished, never undone.
+    ObsoleteVm {
+        /// Pool id.
+        pool: String,
+        /// The VM.
+        uuid: String,
+    },
+    /// A proxy's VM whose address or resources are being changed. Undone, it gets back what it had and is restarted.
+    ReconfiguredVm {
+        /// Pool id.
+        pool: String,
+        /// The VM.
+        uuid: String,
+        /// XenStore data before: key → value; `None`: there was none. No secrets.
+        keys: BTreeMap<String, Option<String>>,
+        /// Processors before.
+        vcpus: u32,
+        /// Memory before, bytes.
+        memory: u64,
     },
     /// A XAPI task of ours.
     XapiTask {

@@ -4,17 +4,26 @@
 //! (`POST /api/v1`, JSON-RPC 2.0) or into the run journal, so every change is a change of protocol: fields are only
 //! added, with a default, and enumerations have an `unknown` a reader can survive.
 
+pub mod deploy;
 mod error;
 mod event;
+mod license;
+mod maintenance;
 mod method;
 mod record;
 mod rpc;
 mod term;
 
+pub use deploy::{
+    AddressSpec, Credentials, DeployOptions, DeployReview, DeploySpec, Deployed, DeployedState, DestroyParams, FieldFault,
+    ImageSource, IpNetwork, Login, NetworkOffer, PoolOffer, ReconfigureParams, RedeployParams, SrOffer, StepInfo,
+};
 pub use error::{ErrorCode, ErrorReport};
 pub use event::{
     Event, EventKind, Intent, LogLevel, Outcome, Phase, RunSummary, TaskId, TaskKind, TaskResult, TransferMeter, Wait, Waits,
 };
+pub use license::*;
+pub use maintenance::*;
 pub use method::*;
 pub use record::*;
 pub use rpc::{RpcError, RpcRequest, RpcResponse, ndjson_header};

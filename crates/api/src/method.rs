@@ -122,6 +122,56 @@ methods! {
     write RestorePointVerify = "restorePoint.verify" (IdParams) -> Run;
     /// Removes a restore point and answers the run.
     write RestorePointRemove = "restorePoint.remove" (IdParams) -> Run;
+    /// What the pools of this proxy offer to a new proxy, and what speaks against each.
+    read DeployOptionsGet = "deploy.options" (NoParams) -> DeployOptions;
+    /// What a deployment would do and what speaks against it; touches nothing.
+    read DeployReviewGet = "deploy.review" (DeploySpec) -> DeployReview;
+    /// Deploys a proxy and answers the run.
+    write DeployStart = "deploy.start" (DeploySpec) -> Run;
+    /// The proxies this one has deployed.
+    read DeployedList = "deploy.list" (NoParams) -> Vec<Deployed>;
+    /// How to reach a deployed proxy, its token included.
+    write DeployClaim = "deploy.claim" (IdParams) -> Credentials;
+    /// Makes a deployed proxy anew from an image and answers the run; jobs, remotes and identity stay.
+    write Redeploy = "deploy.redeploy" (RedeployParams) -> Run;
+    /// Changes address or resources of a deployed proxy and answers the run.
+    write DeployReconfigure = "deploy.reconfigure" (ReconfigureParams) -> Run;
+    /// Destroys a deployed proxy with its VM and answers the run; its licence is free again.
+    write DeployDestroy = "deploy.destroy" (DestroyParams) -> Run;
+    /// Forgets a deployed proxy and frees its licence; its VM stays.
+    write DeployForget = "deploy.forget" (IdParams) -> bool;
+    /// The licences this proxy holds.
+    read LicenseList = "license.list" (NoParams) -> Vec<License>;
+    /// One licence with its signed text.
+    write LicenseGet = "license.get" (IdParams) -> LicenseText;
+    /// Checks a signed licence and keeps it.
+    write LicenseImport = "license.import" (LicenseImportParams) -> License;
+    /// Forgets a licence that is bound to no proxy.
+    write LicenseRemove = "license.remove" (IdParams) -> bool;
+    /// Binds a licence to this proxy or another.
+    write LicenseBind = "license.bind" (LicenseBindParams) -> License;
+    /// Frees a licence of this proxy or another.
+    write LicenseUnbind = "license.unbind" (LicenseBindParams) -> License;
+    /// Changes name, site or HTTP proxy of this proxy.
+    write ProxyConfigure = "proxy.configure" (ConfigureParams) -> ProxyStatus;
+    /// Holds new runs back, or lets them start again.
+    write ProxyDrain = "proxy.drain" (DrainParams) -> ProxyStatus;
+    /// Makes a new token; the former one stays good for a while.
+    write TokenRotate = "token.rotate" (TokenRotateParams) -> NewToken;
+    /// Ends the time in which the former token is still good.
+    write TokenRevoke = "token.revoke" (NoParams) -> bool;
+    /// Shows another certificate from now on.
+    write CertificateRenew = "certificate.renew" (CertificateRenewParams) -> NewCertificate;
+    /// All that makes this proxy itself, secrets included.
+    write StateExport = "state.export" (NoParams) -> ProxyState;
+    /// Becomes the proxy a state was taken of; only for one that has no jobs and remotes yet.
+    write StateImport = "state.import" (ProxyState) -> Imported;
+    /// Upgrades this proxy to a signed bundle: drain, swap, self-check, roll-back if it fails.
+    write UpgradeStart = "upgrade.start" (UpgradeParams) -> UpgradeState;
+    /// Checks everything the proxy depends on; a line a check, as it comes out.
+    watch DoctorRun = "doctor.run" (DoctorParams) -> DoctorCheck;
+    /// A redacted text about this proxy for whoever is asked for help.
+    read SupportBundleGet = "support.bundle" (NoParams) -> SupportBundle;
 }
 
 /// No parameters.
@@ -169,6 +219,13 @@ pub enum Topic {
     Runs,
     /// `restorePoint.list`.
     RestorePoints,
+    /// `deploy.list`.
+    Deployed,
+    /// `license.list`.
+    Licenses,
+    /// One this reader does not know yet.
+    #[serde(other)]
+    Unknown,
 }
 
 /// A pool to connect.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{ErrorReport, Outcome, RunSummary, TaskId, TaskKind, TaskResult, TransferMeter};
 
 /// The state of one proxy.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProxyStatus {
     /// Configured name.
@@ -27,6 +27,27 @@ pub struct ProxyStatus {
     /// SHA-256 of the daemon's certificate.
     #[serde(default)]
     pub fingerprint: String,
+    /// The proxy's id, its own for ever.
+    #[serde(default)]
+    pub id: String,
+    /// Release channel of the program: `stable`, `testing`; none: not from a bundle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<String>,
+    /// Which build of the version: `lab.2`; none: not from a bundle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<String>,
+    /// Whether new runs are held back.
+    #[serde(default)]
+    pub draining: bool,
+    /// How it stands with licences.
+    #[serde(default)]
+    pub licensing: crate::Licensing,
+    /// The upgrade that goes on, or the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<crate::UpgradeState>,
+    /// Until when a former token is still accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former_token_until: Option<i64>,
 }
 
 /// A failure with its time and origin.
@@ -307,6 +328,19 @@ pub enum RunKind {
     Remove,
     /// Cleans up after an interrupted run.
     Recover,
+    /// Deploys a proxy.
+    Deploy,
+    /// Makes a deployed proxy anew.
+    Redeploy,
+    /// Changes address or resources of a deployed proxy.
+    Reconfigure,
+    /// Destroys a deployed proxy.
+    Destroy,
+    /// Has upgraded this proxy.
+    Upgrade,
+    /// A kind this reader does not know yet.
+    #[serde(other)]
+    Unknown,
 }
 
 /// One execution.

@@ -92,6 +92,8 @@ pub struct Daemon {
     pub config: Config,
     /// The token of the clients. A secret.
     pub token: Token,
+    /// Its id, its own for ever.
+    pub id: String,
     /// Certificate's fingerprint.
     pub fingerprint: Fingerprint,
     /// When it started, milliseconds since the Unix epoch.
@@ -137,6 +139,8 @@ impl Daemon {
             bytes_per_second: self.journal.look_at_all(|run| run.bytes_per_second()).iter().sum(),
             last_error,
             fingerprint: self.fingerprint.to_string(),
+            id: self.id.clone(),
+            ..ProxyStatus::default()
         })
     }
 }
@@ -212,8 +216,10 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
     let scheduler = tokio::spawn(scheduler.run(stop.clone()));
     let points = Points::new(Arc::clone(&store), Arc::clone(&remotes));
     let started_at = clock.now().as_millisecond();
+    let id = store.proxy_id().await?;
     let daemon = Arc::new(Daemon {
         config,
+        id,
         token,
         fingerprint,
         started_at,

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use api::Topic;
 use tokio::sync::watch;
 
-const TOPICS: [Topic; 6] = [Topic::Pools, Topic::Vms, Topic::Remotes, Topic::Jobs, Topic::Runs, Topic::RestorePoints];
+const TOPICS: [Topic; 8] =
+    [Topic::Pools, Topic::Vms, Topic::Remotes, Topic::Jobs, Topic::Runs, Topic::RestorePoints, Topic::Deployed, Topic::Licenses];
 
 /// The counters and the bell.
 pub struct News {

@@ -7,6 +7,7 @@
 mod backup;
 pub mod budget;
 mod context;
+mod deploy;
 mod error;
 mod journal;
 pub mod limit;

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use api::{Compression, Intent, JobMode, RunKind};
+use api::{AddressSpec, Compression, Intent, JobMode, ProxyState, RunKind};
 use serde::{Deserialize, Serialize};
 
 /// A text that must not be seen: its `Debug` shows nothing of it.
@@ -117,6 +117,12 @@ pub enum Work {
     Remove(PointPlan),
     /// Clean what an interrupted run left.
     Recover(RecoverPlan),
+    /// Deploy a proxy, or make one anew.
+    Deploy(Box<DeployPlan>),
+    /// Change address or resources of a deployed proxy.
+    Reconfigure(ReconfigurePlan),
+    /// Destroy a deployed proxy.
+    Destroy(DestroyPlan),
 }
 
 impl Work {
@@ -128,6 +134,10 @@ impl Work {
             Self::Verify(_) => RunKind::Verify,
             Self::Remove(_) => RunKind::Remove,
             Self::Recover(_) => RunKind::Recover,
+            Self::Deploy(plan) if plan.replaces.is_some() => RunKind::Redeploy,
+            Self::Deploy(_) => RunKind::Deploy,
+            Self::Reconfigure(_) => RunKind::Reconfigure,
+            Self::Destroy(_) => RunKind::Destroy,
         }
     }
 }
@@ -235,6 +245,178 @@ pub struct OpenIntent {
     /// What it announced.
     #[serde(flatten)]
     pub what: Intent,
+}
+
+/// A proxy to deploy into a pool.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeployPlan {
+    /// The proxy's id.
+    pub proxy: String,
+    /// Its name.
+    pub name: String,
+    /// Where it stands.
+    pub site: String,
+    /// Pool id, in [`Plan::pools`]; the new proxy is told how to reach it.
+    pub pool: String,
+    /// XAPI uuid of the storage repository for its disk.
+    pub sr: String,
+    /// XAPI uuid of its network.
+    pub network: String,
+    /// How it gets its address.
+    pub address: AddressSpec,
+    /// TCP port it answers on.
+    pub port: u16,
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// Memory, bytes.
+    pub memory: u64,
+    /// Size of the system disk, bytes.
+    pub disk: u64,
+    /// The appliance.
+    pub image: ImagePlan,
+    /// Its API token.
+    pub token: Secret,
+    /// HTTP proxy for its downloads.
+    #[serde(default)]
+    pub http_proxy: Option<Secret>,
+    /// Technician's login.
+    #[serde(default)]
+    pub login: Option<LoginPlan>,
+    /// Public key of the issuer of licences, if licences are asked for.
+    #[serde(default)]
+    pub issuer_key: Option<String>,
+    /// Public key of those who sign upgrades, if configured.
+    #[serde(default)]
+    pub upgrade_key: Option<String>,
+    /// The licence to bind, as signed text.
+    #[serde(default)]
+    pub license: Option<Secret>,
+    /// The deployed proxy whose place it takes.
+    #[serde(default)]
+    pub replaces: Option<ReplacePlan>,
+    /// Time limits of the steps.
+    #[serde(default)]
+    pub times: DeployTimes,
+}
+
+/// Where the appliance comes from and what it must be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImagePlan {
+    /// A path, `file://…` or `http(s)://…`, of an XVA; may hold credentials.
+    pub url: Secret,
+    /// SHA-256 it must have; none: the file beside it says so.
+    #[serde(default)]
+    pub sha256: Option<String>,
+    /// Public keys of which one must have signed its manifest; empty: a checksum is enough.
+    #[serde(default)]
+    pub trusted: Vec<String>,
+    /// HTTP proxy for downloading it.
+    #[serde(default)]
+    pub http_proxy: Option<Secret>,
+}
+
+/// A technician's login.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LoginPlan {
+    /// A password, as crypt(5) hashes it.
+    PasswordHash(Secret),
+    /// A line of `authorized_keys`.
+    Key(String),
+}
+
+/// A deployed proxy to be replaced.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplacePlan {
+    /// XAPI uuid of its VM; it may be gone.
+    pub vm: String,
+    /// `https://host[:port]`.
+    pub url: String,
+    /// Pinned SHA-256 of its certificate.
+    pub fingerprint: String,
+    /// Its state as last copied, for when it does not answer.
+    #[serde(default)]
+    pub state: Option<ProxyState>,
+}
+
+/// Time limits of the steps, seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DeployTimes {
+    /// For a call of the pool or the proxy.
+    pub call: u64,
+    /// For the upload of the image; without a byte for `stall` it ends sooner.
+    pub upload: u64,
+    /// Without a byte of the upload.
+    pub stall: u64,
+    /// For running transfers of a proxy that is replaced or restarted.
+    pub drain: u64,
+    /// For the VM to start, or to shut down.
+    pub start: u64,
+    /// Until its guest reports an address.
+    pub address: u64,
+    /// Until its daemon answers.
+    pub daemon: u64,
+}
+
+impl Default for DeployTimes {
+    fn default() -> Self {
+        Self { call: 60, upload: 4 * 3600, stall: 300, drain: 3600, start: 120, address: 300, daemon: 300 }
+    }
+}
+
+/// Address or resources of a deployed proxy to change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReconfigurePlan {
+    /// The proxy's id.
+    pub proxy: String,
+    /// Its name.
+    pub name: String,
+    /// Pool id, in [`Plan::pools`].
+    pub pool: String,
+    /// XAPI uuid of its VM.
+    pub vm: String,
+    /// `https://host[:port]` now.
+    pub url: String,
+    /// Pinned SHA-256 of its certificate.
+    pub fingerprint: String,
+    /// Its API token.
+    pub token: Secret,
+    /// Port it answers on.
+    pub port: u16,
+    /// Its address from now on; none: stays.
+    #[serde(default)]
+    pub address: Option<AddressSpec>,
+    /// Its processors from now on; none: stays.
+    #[serde(default)]
+    pub vcpus: Option<u32>,
+    /// Its memory from now on, bytes; none: stays.
+    #[serde(default)]
+    pub memory: Option<u64>,
+    /// Time limits of the steps.
+    #[serde(default)]
+    pub times: DeployTimes,
+}
+
+/// A deployed proxy to destroy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DestroyPlan {
+    /// The proxy's id.
+    pub proxy: String,
+    /// Its name.
+    pub name: String,
+    /// Pool id, in [`Plan::pools`].
+    pub pool: String,
+    /// XAPI uuid of its VM; it may be gone.
+    pub vm: String,
+    /// Time limits of the steps.
+    #[serde(default)]
+    pub times: DeployTimes,
 }
 
 #[cfg(test)]

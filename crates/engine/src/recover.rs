@@ -8,6 +8,7 @@ use xapi::{Destroy, Record, Ref, Vdi, Vm};
 
 use crate::backup::{keys, snapshot};
 use crate::context::Context;
+use crate::deploy;
 use crate::error::Error;
 use crate::journal::Task;
 use crate::plan::RecoverPlan;
@@ -50,6 +51,9 @@ fn describe(context: &Context, what: &Intent) -> (String, Option<String>) {
         Intent::RestorePoint { remote, vm } => {
             (format!("unfinished restore point of VM {vm} on {}", context.remote_name(remote)), Some(vm.clone()))
         }
+        Intent::DeployedVm { uuid, .. } => ("unfinished proxy".into(), uuid.clone()),
+        Intent::ObsoleteVm { uuid, .. } => (format!("obsolete VM {uuid}"), Some(uuid.clone())),
+        Intent::ReconfiguredVm { uuid, .. } => (format!("changed settings of VM {uuid}"), Some(uuid.clone())),
         Intent::XapiTask { task, .. } => ("task on the pool".into(), Some(task.clone())),
     }
 }
@@ -75,6 +79,9 @@ async fn settle(context: &Arc<Context>, plan: &RecoverPlan, what: &Intent, task:
             let cleaned = remote.clean(&lock, &context.cancel, true, task).await;
             remote.release(lock, task).await;
             cleaned
+        }
+        Intent::DeployedVm { .. } | Intent::ObsoleteVm { .. } | Intent::ReconfiguredVm { .. } => {
+            deploy::settle(context, &plan.run, what, task).await
         }
         Intent::XapiTask { pool, task: reference } => {
             let pool = context.pool(pool).await?;

@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::journal::{Journal, Recorder};
 use crate::plan::{Plan, Work};
-use crate::{backup, points, recover, restore};
+use crate::{backup, deploy, points, recover, restore};
 
 /// Executes a plan; the journal has everything, the answer is only its last word.
 ///
@@ -48,6 +48,9 @@ async fn execute(plan: &Plan, recorder: &Arc<Recorder>, cancel: &CancellationTok
         Work::Verify(point) => points::verify(&context, point).await,
         Work::Remove(point) => points::remove(&context, point).await,
         Work::Recover(recover) => recover::recover(&context, recover).await,
+        Work::Deploy(plan) => deploy::deploy(&context, plan).await,
+        Work::Reconfigure(plan) => deploy::reconfigure(&context, plan).await,
+        Work::Destroy(plan) => deploy::destroy(&context, plan).await,
     };
     context.close().await;
     result

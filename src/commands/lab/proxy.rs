@@ -21,7 +21,6 @@ use super::{inventory, pool_params, private_dir};
 use crate::commands::failure::Failure;
 use crate::commands::output;
 use crate::config::{Proxy, Token, check_url, write_private};
-use crate::fleet::Client;
 
 /// For a daemon to say that it is ready: it opens a small database, and makes a certificate the first time.
 const READY: Duration = Duration::from_secs(60);
@@ -91,7 +90,7 @@ impl Site {
 
     /// Tells the daemon of its pool and its remote, through the door that everybody uses.
     async fn introduce(&self, pool: &PoolHandle) -> Result<(), Failure> {
-        let client = Client::new(&self.proxy)?;
+        let client = self.proxy.client()?;
         let wanted = pool_params(pool);
         let known = client.call::<PoolList>(&NoParams {}).await?;
         let same = |known: &Pool| Some(&known.name) == wanted.name.as_ref();

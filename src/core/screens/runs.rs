@@ -40,6 +40,12 @@ fn kind(kind: RunKind) -> &'static str {
         RunKind::Verify => "verify",
         RunKind::Remove => "remove",
         RunKind::Recover => "recovery",
+        RunKind::Deploy => "deployment",
+        RunKind::Redeploy => "redeployment",
+        RunKind::Reconfigure => "reconfiguration",
+        RunKind::Destroy => "destruction",
+        RunKind::Upgrade => "upgrade",
+        RunKind::Unknown => "run",
     }
 }
 

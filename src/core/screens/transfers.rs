@@ -141,6 +141,7 @@ pub fn kind(kind: TaskKind) -> &'static str {
         TaskKind::Verify => "verify",
         TaskKind::Recover => "recovery",
         TaskKind::Queue => "turn",
+        TaskKind::Step => "step",
         TaskKind::Unknown => "task",
     }
 }

@@ -1,7 +1,11 @@
 //! From a method's name to its handler. The table here and `api::METHODS` name the same methods; a test holds them
 //! against each other.
 
+mod deploy;
+mod doctor;
 mod job;
+mod license;
+mod maintenance;
 pub(crate) mod params;
 mod pool;
 mod proxy;
@@ -77,6 +81,31 @@ handlers! {
     scalar RestorePointRestore => restore_point::restore;
     scalar RestorePointVerify => restore_point::verify;
     scalar RestorePointRemove => restore_point::remove;
+    scalar DeployOptionsGet => deploy::options;
+    scalar DeployReviewGet => deploy::review;
+    scalar DeployStart => deploy::start;
+    scalar DeployedList => deploy::list;
+    scalar DeployClaim => deploy::claim;
+    scalar Redeploy => deploy::redeploy;
+    scalar DeployReconfigure => deploy::reconfigure;
+    scalar DeployDestroy => deploy::destroy;
+    scalar DeployForget => deploy::forget;
+    scalar LicenseList => license::list;
+    scalar LicenseGet => license::get;
+    scalar LicenseImport => license::import;
+    scalar LicenseRemove => license::remove;
+    scalar LicenseBind => license::bind;
+    scalar LicenseUnbind => license::unbind;
+    scalar ProxyConfigure => maintenance::configure;
+    scalar ProxyDrain => maintenance::drain;
+    scalar TokenRotate => maintenance::rotate_token;
+    scalar TokenRevoke => maintenance::revoke_token;
+    scalar CertificateRenew => maintenance::renew_certificate;
+    scalar StateExport => maintenance::export_state;
+    scalar StateImport => maintenance::import_state;
+    scalar UpgradeStart => maintenance::upgrade;
+    stream DoctorRun => doctor::run;
+    scalar SupportBundleGet => doctor::support_bundle;
 }
 
 fn scalar<M: Method>(item: M::Item) -> Result<Answer, Fault> {

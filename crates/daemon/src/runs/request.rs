@@ -117,6 +117,8 @@ impl Request {
 fn vm_of(intent: &Intent) -> Option<&str> {
     match intent {
         Intent::Snapshot { vm, .. } | Intent::BlockedOperations { vm, .. } | Intent::RestorePoint { vm, .. } => Some(vm),
+        Intent::DeployedVm { uuid, .. } => uuid.as_deref(),
+        Intent::ObsoleteVm { uuid, .. } | Intent::ReconfiguredVm { uuid, .. } => Some(uuid),
         Intent::RestoredVm { .. } | Intent::XapiTask { .. } => None,
     }
 }
@@ -126,6 +128,9 @@ pub(super) fn pool_of(intent: &Intent) -> Option<&str> {
         Intent::Snapshot { pool, .. }
         | Intent::BlockedOperations { pool, .. }
         | Intent::RestoredVm { pool, .. }
+        | Intent::DeployedVm { pool, .. }
+        | Intent::ObsoleteVm { pool, .. }
+        | Intent::ReconfiguredVm { pool, .. }
         | Intent::XapiTask { pool, .. } => Some(pool),
         Intent::RestorePoint { .. } => None,
     }

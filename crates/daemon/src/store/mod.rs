@@ -3,6 +3,7 @@
 //! WAL mode: readers never wait for the journal's writer. Rows that hold secrets are sealed ([`crate::secrets`]).
 
 mod jobs;
+mod meta;
 mod pools;
 mod remotes;
 mod runs;

@@ -11,8 +11,7 @@ use serde_json::Value;
 use tls::{Fingerprint, Trust};
 use url::Url;
 
-use super::CallError;
-use crate::config::{Proxy, Token};
+use crate::{CallError, Token};
 
 /// To the first byte of a connection.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -51,17 +50,17 @@ struct Body {
 }
 
 impl Client {
-    /// A client for a proxy of the configuration. Connects when called.
+    /// A client for the proxy at an address with this certificate. Connects when called.
     ///
     /// # Errors
-    /// [`CallError::Foreign`] when the configured address or token cannot be used at all.
-    pub fn new(proxy: &Proxy) -> Result<Self, CallError> {
-        let host = host_of(&proxy.url);
+    /// [`CallError::Foreign`] when the address or token cannot be used at all.
+    pub fn new(address: &Url, token: &Token, pinned: Fingerprint) -> Result<Self, CallError> {
+        let host = host_of(address);
         let unusable = |what: &str| CallError::Foreign { host: host.clone(), what: what.to_owned() };
-        let http = http(Trust::Pinned(proxy.fingerprint)).map_err(|_| unusable("no HTTP client can be made"))?;
-        let url = proxy.url.join("api/v1").map_err(|_| unusable("the address cannot be extended"))?;
-        let cookie = cookie(&proxy.token).ok_or_else(|| unusable("the token does not fit into a cookie"))?;
-        Ok(Self { http, url, host, cookie, pinned: proxy.fingerprint })
+        let http = http(Trust::Pinned(pinned)).map_err(|_| unusable("no HTTP client can be made"))?;
+        let url = address.join("api/v1").map_err(|_| unusable("the address cannot be extended"))?;
+        let cookie = cookie(token).ok_or_else(|| unusable("the token does not fit into a cookie"))?;
+        Ok(Self { http, url, host, cookie, pinned })
     }
 
     /// `host:port`, for messages.

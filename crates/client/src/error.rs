@@ -5,8 +5,6 @@ use std::error::Error as StdError;
 use api::{ErrorCode, ErrorReport, RpcError};
 use tls::Fingerprint;
 
-use crate::core::Refusal;
-
 /// A call that failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CallError {
@@ -82,21 +80,12 @@ impl CallError {
         }
     }
 
-    /// Why trying again by itself is useless; nothing when it may help.
-    pub fn refusal(&self) -> Option<Refusal> {
-        match self {
-            Self::Certificate { .. } => Some(Refusal::Certificate),
-            Self::Authentication { .. } => Some(Refusal::Authentication),
-            _ => None,
-        }
-    }
-
     /// Whether the same call may succeed later without anybody doing anything.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Cut { .. } | Self::Foreign { .. })
     }
 
-    pub(super) fn from_rpc(error: RpcError) -> Self {
+    pub(crate) fn from_rpc(error: RpcError) -> Self {
         let code = ErrorCode::from_number(error.code);
         let name = match code {
             ErrorCode::InvalidJson | ErrorCode::InvalidRequest => "INVALID_REQUEST",
@@ -123,7 +112,7 @@ impl CallError {
     }
 
     /// Sorts out what the HTTP client says. `answered`: whether a response had begun.
-    pub(super) fn from_http(host: &str, pinned: Fingerprint, error: &reqwest::Error, answered: bool) -> Self {
+    pub(crate) fn from_http(host: &str, pinned: Fingerprint, error: &reqwest::Error, answered: bool) -> Self {
         let host = host.to_owned();
         if certificate_refused(error) {
             return Self::Certificate { host, expected: pinned, seen: None };
