@@ -160,6 +160,7 @@ impl PoolHandle {
             nbd: Mutex::default(),
             cancels: Mutex::default(),
             listening: OnceLock::new(),
+            guests: OnceLock::new(),
             stop,
             tracker: TaskTracker::new(),
             runtime: Handle::current(),
@@ -293,6 +294,11 @@ impl PoolHandle {
             .await
             .map_err(|error| LabError::Spec(error.to_string()))?
             .map_err(|failure| LabError::Spec(failure.to_string()))
+    }
+
+    /// Says who runs the guests of appliances; only the first counts.
+    pub fn set_guests(&self, guests: Arc<dyn crate::guests::Guests>) {
+        let _first = self.inner.guests.set(guests);
     }
 
     /// Sets how many bytes a second each running machine writes.

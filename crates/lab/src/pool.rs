@@ -83,6 +83,8 @@ pub(crate) struct Pool {
     pub cancels: Mutex<HashMap<String, CancellationToken>>,
     /// Address of the HTTPS port and of the NBD port, once they listen.
     pub listening: OnceLock<(SocketAddr, SocketAddr)>,
+    /// Who runs the guests of appliances, if anybody does.
+    pub guests: OnceLock<Arc<dyn crate::guests::Guests>>,
     /// Ends everything.
     pub stop: CancellationToken,
     /// Everything that runs for the pool.
