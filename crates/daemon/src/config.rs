@@ -9,6 +9,8 @@
 //! | `token` or `token_file` | what clients prove themselves with; at most one of them | made once, `state_dir/token` |
 //! | `tls.certificate`, `tls.key` | PEM files | made once, kept in `state_dir` |
 //! | `metrics.token` | whether `/metrics` asks for the token (cookie, or `Authorization: Bearer`) | `false` |
+//! | `license.issuer_keys` | public keys of those who issue licences; with one, jobs run only under a licence | none |
+//! | `deploy.image` | the appliance's XVA that new proxies are made of unless another is named | none |
 //! | `limits.connections` | client connections at the same time | 512 |
 //! | `limits.runs` | workers at the same time; further runs wait queued | 8 |
 //! | `limits.block_memory_mib` | disk content a worker may hold in memory at once, MiB | 64 |
@@ -21,6 +23,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use signed::PublicKey;
 use toml::Spanned;
 
 use crate::secrets::exposed;
@@ -44,6 +47,10 @@ pub struct Config {
     pub metrics_token: bool,
     /// Bounds.
     pub limits: Limits,
+    /// Public keys of those who issue licences; none: no licence is asked for.
+    pub issuer_keys: Vec<PublicKey>,
+    /// The appliance that new proxies are made of unless another is named.
+    pub image: Option<PathBuf>,
 }
 
 impl fmt::Debug for Config {
@@ -141,6 +148,23 @@ struct Raw {
     metrics: RawMetrics,
     #[serde(default)]
     limits: RawLimits,
+    #[serde(default)]
+    license: RawLicense,
+    #[serde(default)]
+    deploy: RawDeploy,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawLicense {
+    #[serde(default)]
+    issuer_keys: Vec<Spanned<String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawDeploy {
+    image: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -213,6 +237,8 @@ impl Config {
             runs: source.count(raw.limits.runs, "limits.runs", 8, 256)? as usize,
             block_memory: source.count(raw.limits.block_memory_mib, "limits.block_memory_mib", 64, 1 << 20)? << 20,
         };
+        let issuer_keys = raw.license.issuer_keys.iter().map(|key| source.public_key("license.issuer_keys", key));
+        let issuer_keys = issuer_keys.collect::<Result<_, _>>()?;
         Ok(Self {
             name,
             site,
@@ -222,6 +248,8 @@ impl Config {
             tls: tls.transpose()?,
             metrics_token: raw.metrics.token,
             limits,
+            issuer_keys,
+            image: raw.deploy.image.map(|image| base.join(image)),
         })
     }
 }
@@ -233,6 +261,10 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
+    fn public_key(&self, key: &str, text: &Spanned<String>) -> Result<PublicKey, ConfigError> {
+        text.get_ref().parse().map_err(|error| self.wrong(text.span().start, format!("{key}: {error}")))
+    }
+
     fn wrong(&self, offset: usize, message: impl Into<String>) -> ConfigError {
         let before = &self.text[..self.text.floor_char_boundary(offset)];
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);

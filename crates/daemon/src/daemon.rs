@@ -14,9 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{Config, Token};
+use crate::deploy::{self, Deployments};
 use crate::fault::Fault;
 use crate::http;
 use crate::journal::{Journal, JournalError};
+use crate::licensing::Licenses;
 use crate::news::News;
 use crate::points::Points;
 use crate::pools::Pools;
@@ -114,6 +116,10 @@ pub struct Daemon {
     pub points: Arc<Points>,
     /// Runs.
     pub runs: Arc<Runs>,
+    /// Licences.
+    pub licenses: Arc<Licenses>,
+    /// Proxies deployed by this one.
+    pub deployments: Arc<Deployments>,
     /// Rung when a job changed.
     pub schedules_changed: Arc<Notify>,
     /// Told when the daemon stops.
@@ -140,6 +146,7 @@ impl Daemon {
             last_error,
             fingerprint: self.fingerprint.to_string(),
             id: self.id.clone(),
+            licensing: self.licenses.standing().await?,
             ..ProxyStatus::default()
         })
     }
@@ -193,18 +200,24 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
     let journal = Journal::open(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&news)).await?;
     let pools = Pools::open(Arc::clone(&store), Arc::clone(&news)).await?;
     let remotes = Remotes::new(Arc::clone(&store), Arc::clone(&news));
+    let id = store.proxy_id().await?;
+    let licenses = Licenses::new(Arc::clone(&store), Arc::clone(&clock), config.issuer_keys.clone(), id.clone());
     let runs = Runs::new(Parts {
         store: Arc::clone(&store),
         journal: journal.clone(),
         news: Arc::clone(&news),
         pools: Arc::clone(&pools),
         remotes: Arc::clone(&remotes),
+        licenses: Arc::clone(&licenses),
         limits: config.limits,
         program,
         stop: stop.clone(),
     });
     // Before the first call is answered: nobody ever sees an interrupted run as running.
     runs.take_up().await.map_err(|source| StartError::Journal { path: config.state_dir.clone(), source })?;
+    if let Err(fault) = deploy::settle::settle_all(&store, &journal, &news).await {
+        tracing::error!(error = %fault.report(), "cannot tell what became of deployed proxies");
+    }
 
     let schedules_changed = Arc::<Notify>::default();
     let scheduler = Scheduler {
@@ -216,7 +229,15 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
     let scheduler = tokio::spawn(scheduler.run(stop.clone()));
     let points = Points::new(Arc::clone(&store), Arc::clone(&remotes));
     let started_at = clock.now().as_millisecond();
-    let id = store.proxy_id().await?;
+    let settings = deploy::Settings { image: config.image.clone(), upgrade_keys: Vec::new() };
+    let deployments = Deployments::new(
+        Arc::clone(&store),
+        Arc::clone(&pools),
+        Arc::clone(&runs),
+        Arc::clone(&news),
+        Arc::clone(&licenses),
+        settings,
+    );
     let daemon = Arc::new(Daemon {
         config,
         id,
@@ -231,6 +252,8 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
         remotes,
         points,
         runs,
+        licenses,
+        deployments,
         schedules_changed,
         stop,
     });

@@ -10,6 +10,7 @@ use engine::plan::OpenIntent;
 pub struct Folded {
     detail: RunDetail,
     intents: BTreeMap<u32, Intent>,
+    announced: usize,
 }
 
 impl Folded {
@@ -28,7 +29,7 @@ impl Folded {
             summary: None,
             cursor: 0,
         };
-        Self { detail: RunDetail { run, tasks: Vec::new(), log: Vec::new() }, intents: BTreeMap::new() }
+        Self { detail: RunDetail { run, tasks: Vec::new(), log: Vec::new() }, intents: BTreeMap::new(), announced: 0 }
     }
 
     /// Takes the next event. One that is already in is left alone, so that a reader may hand over too many.
@@ -68,6 +69,7 @@ impl Folded {
                 self.detail.log.push(LogLine { at: event.at, task: *task, level: *level, message: message.clone() });
             }
             EventKind::Intent { intent, what } => {
+                self.announced += 1;
                 self.intents.insert(*intent, what.clone());
             }
             EventKind::Settled { intent } => {
@@ -111,6 +113,11 @@ impl Folded {
     /// What a crash now would leave behind, oldest first.
     pub fn open_intents(&self) -> Vec<OpenIntent> {
         self.intents.iter().map(|(intent, what)| OpenIntent { intent: *intent, what: what.clone() }).collect()
+    }
+
+    /// How many intents were announced so far, settled or not.
+    pub fn intents_announced(&self) -> usize {
+        self.announced
     }
 
     /// Tasks that have not ended, children before their parents.

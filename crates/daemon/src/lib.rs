@@ -7,6 +7,8 @@
 //! | [`journal`], [`fold`] | the one writer of run journals, and a run as its journal tells it |
 //! | [`runs`] | requests to plans to worker processes to last events; recovery |
 //! | [`schedule`], [`clock`] | when jobs run |
+//! | [`deploy`] | proxies deployed by this one: offers, review, registry, outcome |
+//! | [`licensing`] | which licences there are, and which proxy each serves |
 //! | [`pools`], [`remotes`], [`points`] | what the proxy reads from and writes to |
 //! | [`http`], [`rpc`] | the one door, and the handlers behind it |
 //! | [`daemon`] | how all of it begins and ends |
@@ -14,10 +16,12 @@
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod deploy;
 pub mod fault;
 pub mod fold;
 pub mod http;
 pub mod journal;
+pub mod licensing;
 pub mod news;
 pub mod points;
 pub mod pools;

@@ -260,6 +260,18 @@ impl Pools {
         answer
     }
 
+    /// What a pool offers to a new proxy.
+    ///
+    /// # Errors
+    /// There is no such pool, or it does not answer.
+    pub async fn offer(&self, id: &str) -> Result<crate::deploy::Offer, Fault> {
+        let entry = self.entry(id)?;
+        let (id, name) = (entry.record.id.clone(), entry.record.name.clone());
+        let asked =
+            self.ask(&entry, "hosts and storage", |client| async move { crate::deploy::read_offer(id, name, &client).await });
+        Ok(asked.await?)
+    }
+
     /// Whether a pool answers now.
     pub async fn check(&self, id: &str) -> Result<(), ErrorReport> {
         let entry = self.entry(id).map_err(Fault::report)?;

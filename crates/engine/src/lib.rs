@@ -24,6 +24,8 @@ pub mod source;
 mod spawn;
 pub mod worker;
 
+pub use deploy::deploy_steps;
+
 pub use error::Error;
 pub use journal::{Journal, JournalError};
 pub use plan::Plan;

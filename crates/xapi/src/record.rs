@@ -160,6 +160,24 @@ kinds! {
         address: String;
         /// Interfaces.
         pifs: Vec<Ref> = "PIFs";
+        /// Whether it takes VMs.
+        enabled: bool;
+        /// Its memory, measured.
+        metrics: Ref;
+        /// What its processors are: `cpu_count` among others.
+        cpu_info: Texts;
+    }
+
+    /// What is measured of a host.
+    HostMetrics = "host_metrics" {
+        /// UUID.
+        uuid: String;
+        /// Memory, bytes.
+        memory_total: u64, "integer";
+        /// Memory that no VM has, bytes.
+        memory_free: u64, "integer";
+        /// Whether it answers the master.
+        live: bool;
     }
 
     /// A VM, snapshot or template.
@@ -340,6 +358,8 @@ kinds! {
         vlan: Value = "VLAN";
         /// IPv4 address.
         ip: String = "IP";
+        /// Whether the host's management runs over it.
+        management: bool;
         /// Whether it is plugged.
         currently_attached: bool;
     }

@@ -10,38 +10,38 @@ use api::{
 use crate::daemon::Daemon;
 use crate::fault::Fault;
 
-pub async fn options(_: Arc<Daemon>, _: NoParams) -> Result<DeployOptions, Fault> {
-    Err(Fault::MethodNotFound("deploy.options".into()))
+pub async fn options(daemon: Arc<Daemon>, _: NoParams) -> Result<DeployOptions, Fault> {
+    daemon.deployments.options().await
 }
 
-pub async fn review(_: Arc<Daemon>, _: DeploySpec) -> Result<DeployReview, Fault> {
-    Err(Fault::MethodNotFound("deploy.review".into()))
+pub async fn review(daemon: Arc<Daemon>, given: DeploySpec) -> Result<DeployReview, Fault> {
+    daemon.deployments.review(&given).await
 }
 
-pub async fn start(_: Arc<Daemon>, _: DeploySpec) -> Result<Run, Fault> {
-    Err(Fault::MethodNotFound("deploy.start".into()))
+pub async fn start(daemon: Arc<Daemon>, given: DeploySpec) -> Result<Run, Fault> {
+    daemon.deployments.start(&given, daemon.now()).await
 }
 
-pub async fn list(_: Arc<Daemon>, _: NoParams) -> Result<Vec<Deployed>, Fault> {
-    Err(Fault::MethodNotFound("deploy.list".into()))
+pub async fn list(daemon: Arc<Daemon>, _: NoParams) -> Result<Vec<Deployed>, Fault> {
+    daemon.deployments.list().await
 }
 
-pub async fn claim(_: Arc<Daemon>, _: IdParams) -> Result<Credentials, Fault> {
-    Err(Fault::MethodNotFound("deploy.claim".into()))
+pub async fn claim(daemon: Arc<Daemon>, given: IdParams) -> Result<Credentials, Fault> {
+    daemon.deployments.claim(&given.id).await
 }
 
-pub async fn redeploy(_: Arc<Daemon>, _: RedeployParams) -> Result<Run, Fault> {
-    Err(Fault::MethodNotFound("deploy.redeploy".into()))
+pub async fn redeploy(daemon: Arc<Daemon>, given: RedeployParams) -> Result<Run, Fault> {
+    daemon.deployments.redeploy(&given).await
 }
 
-pub async fn reconfigure(_: Arc<Daemon>, _: ReconfigureParams) -> Result<Run, Fault> {
-    Err(Fault::MethodNotFound("deploy.reconfigure".into()))
+pub async fn reconfigure(daemon: Arc<Daemon>, given: ReconfigureParams) -> Result<Run, Fault> {
+    daemon.deployments.reconfigure(&given).await
 }
 
-pub async fn destroy(_: Arc<Daemon>, _: DestroyParams) -> Result<Run, Fault> {
-    Err(Fault::MethodNotFound("deploy.destroy".into()))
+pub async fn destroy(daemon: Arc<Daemon>, given: DestroyParams) -> Result<Run, Fault> {
+    daemon.deployments.destroy(&given).await
 }
 
-pub async fn forget(_: Arc<Daemon>, _: IdParams) -> Result<bool, Fault> {
-    Err(Fault::MethodNotFound("deploy.forget".into()))
+pub async fn forget(daemon: Arc<Daemon>, given: IdParams) -> Result<bool, Fault> {
+    daemon.deployments.forget(&given.id).await
 }

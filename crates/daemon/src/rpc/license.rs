@@ -2,31 +2,39 @@
 
 use std::sync::Arc;
 
-use api::{IdParams, License, LicenseBindParams, LicenseImportParams, LicenseText, NoParams};
+use api::{IdParams, License, LicenseBindParams, LicenseImportParams, LicenseText, NoParams, Topic};
 
 use crate::daemon::Daemon;
 use crate::fault::Fault;
 
-pub async fn list(_: Arc<Daemon>, _: NoParams) -> Result<Vec<License>, Fault> {
-    Err(Fault::MethodNotFound("license.list".into()))
+pub async fn list(daemon: Arc<Daemon>, _: NoParams) -> Result<Vec<License>, Fault> {
+    daemon.licenses.list().await
 }
 
-pub async fn get(_: Arc<Daemon>, _: IdParams) -> Result<LicenseText, Fault> {
-    Err(Fault::MethodNotFound("license.get".into()))
+pub async fn get(daemon: Arc<Daemon>, given: IdParams) -> Result<LicenseText, Fault> {
+    daemon.licenses.get(&given.id).await
 }
 
-pub async fn import(_: Arc<Daemon>, _: LicenseImportParams) -> Result<License, Fault> {
-    Err(Fault::MethodNotFound("license.import".into()))
+pub async fn import(daemon: Arc<Daemon>, given: LicenseImportParams) -> Result<License, Fault> {
+    let license = daemon.licenses.import(&given.text).await?;
+    daemon.news.changed(Topic::Licenses);
+    Ok(license)
 }
 
-pub async fn remove(_: Arc<Daemon>, _: IdParams) -> Result<bool, Fault> {
-    Err(Fault::MethodNotFound("license.remove".into()))
+pub async fn remove(daemon: Arc<Daemon>, given: IdParams) -> Result<bool, Fault> {
+    let done = daemon.licenses.remove(&given.id).await?;
+    daemon.news.changed(Topic::Licenses);
+    Ok(done)
 }
 
-pub async fn bind(_: Arc<Daemon>, _: LicenseBindParams) -> Result<License, Fault> {
-    Err(Fault::MethodNotFound("license.bind".into()))
+pub async fn bind(daemon: Arc<Daemon>, given: LicenseBindParams) -> Result<License, Fault> {
+    let license = daemon.licenses.bind(&given.id, given.proxy.as_ref(), &daemon.config.name).await?;
+    daemon.news.changed(Topic::Licenses);
+    Ok(license)
 }
 
-pub async fn unbind(_: Arc<Daemon>, _: LicenseBindParams) -> Result<License, Fault> {
-    Err(Fault::MethodNotFound("license.unbind".into()))
+pub async fn unbind(daemon: Arc<Daemon>, given: LicenseBindParams) -> Result<License, Fault> {
+    let license = daemon.licenses.unbind(&given.id, given.proxy.as_ref()).await?;
+    daemon.news.changed(Topic::Licenses);
+    Ok(license)
 }

@@ -25,6 +25,7 @@ use crate::config::Limits;
 use crate::fault::Fault;
 use crate::fold::phase_words;
 use crate::journal::{Journal, JournalError};
+use crate::licensing::Licenses;
 use crate::news::News;
 use crate::pools::Pools;
 use crate::remotes::Remotes;
@@ -52,6 +53,7 @@ pub struct Runs {
     news: Arc<News>,
     pools: Arc<Pools>,
     remotes: Arc<Remotes>,
+    licenses: Arc<Licenses>,
     limits: Limits,
     program: WorkerProgram,
     locks: Arc<VmLocks>,
@@ -77,6 +79,8 @@ pub struct Parts {
     pub pools: Arc<Pools>,
     /// Remotes.
     pub remotes: Arc<Remotes>,
+    /// Licences.
+    pub licenses: Arc<Licenses>,
     /// Bounds.
     pub limits: Limits,
     /// How to start a worker.
@@ -104,13 +108,14 @@ impl End {
 impl Runs {
     /// Over the parts of the house.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { store, journal, news, pools, remotes, limits, program, stop } = parts;
+        let Parts { store, journal, news, pools, remotes, licenses, limits, program, stop } = parts;
         Arc::new(Self {
             store,
             journal,
             news,
             pools,
             remotes,
+            licenses,
             limits,
             program,
             locks: Arc::default(),
@@ -133,6 +138,10 @@ impl Runs {
             && let Some(running) = self.running(job)
         {
             return Err(self.already_running(&request.label(), &running));
+        }
+        // Jobs alone ask for one: whoever has backups can always list, check and restore them.
+        if matches!(request, Request::Backup(_)) {
+            self.licenses.permit().await?;
         }
         let run = self.enter(&request).await?;
         let cancel = CancellationToken::new();
@@ -289,12 +298,23 @@ impl Runs {
                 self.news.changed(Topic::Remotes);
             }
             Request::Restore { .. } => self.news.changed(Topic::Vms),
+            Request::Deploy(_) | Request::Reconfigure(_) | Request::Destroy(_) => {
+                self.settle_deployment(run, false).await;
+                self.news.changed(Topic::Vms);
+            }
             Request::Verify(_) | Request::Recover { .. } => {}
         }
         if let Some(recovered) = request.recovers() {
             self.recovered(recovered, outcome).await;
         } else {
             self.recover(run).await;
+        }
+    }
+
+    /// Writes down what a run has made of a deployed proxy. What cannot be written now is at the next start.
+    async fn settle_deployment(&self, run: &str, cleaned: bool) {
+        if let Err(fault) = crate::deploy::settle::settle(&self.store, &self.journal, &self.news, run, cleaned).await {
+            tracing::error!(run, error = %fault.report(), "cannot note what became of a deployed proxy; the next start will");
         }
     }
 

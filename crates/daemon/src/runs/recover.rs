@@ -71,7 +71,10 @@ impl Runs {
             return self.recover_later(run);
         }
         match self.store.note_cleaned(run).await {
-            Ok(()) => drop(self.attempts().remove(run)),
+            Ok(()) => {
+                self.attempts().remove(run);
+                self.settle_deployment(run, true).await;
+            }
             Err(error) => {
                 tracing::error!(run, error = &error as &dyn Error, "cannot note that a run was cleaned up");
                 self.recover_later(run);

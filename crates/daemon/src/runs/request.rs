@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use api::{Intent, Job, RunKind};
-use engine::plan::{BackupPlan, Limits, OpenIntent, Plan, PointPlan, RecoverPlan, RestorePlan, VmPlan, Work};
+use engine::plan::{
+    BackupPlan, DeployPlan, DestroyPlan, Limits, OpenIntent, Plan, PointPlan, ReconfigurePlan, RecoverPlan, RestorePlan, VmPlan,
+    Work,
+};
 
 use super::Runs;
 use crate::fault::Fault;
@@ -28,6 +31,12 @@ pub enum Request {
     Verify(Point),
     /// Remove a restore point.
     Remove(Point),
+    /// Deploy a proxy, or make one anew.
+    Deploy(Box<DeployPlan>),
+    /// Change address or resources of a deployed proxy.
+    Reconfigure(Box<ReconfigurePlan>),
+    /// Destroy a deployed proxy.
+    Destroy(DestroyPlan),
     /// Clean up after a run.
     Recover {
         /// The run that left something.
@@ -61,6 +70,10 @@ impl Request {
             Self::Verify(_) => RunKind::Verify,
             Self::Remove(_) => RunKind::Remove,
             Self::Recover { .. } => RunKind::Recover,
+            Self::Deploy(plan) if plan.replaces.is_some() => RunKind::Redeploy,
+            Self::Deploy(_) => RunKind::Deploy,
+            Self::Reconfigure(_) => RunKind::Reconfigure,
+            Self::Destroy(_) => RunKind::Destroy,
         }
     }
 
@@ -78,6 +91,9 @@ impl Request {
             Self::Backup(job) => job.spec.name.clone(),
             Self::Restore { point, .. } | Self::Verify(point) | Self::Remove(point) => point.label.clone(),
             Self::Recover { run, .. } => format!("after run {run}"),
+            Self::Deploy(plan) => plan.name.clone(),
+            Self::Reconfigure(plan) => plan.name.clone(),
+            Self::Destroy(plan) => plan.name.clone(),
         }
     }
 
@@ -95,6 +111,9 @@ impl Request {
             Self::Backup(job) => (job.spec.vms.clone(), true),
             Self::Restore { point, .. } | Self::Verify(point) => (vec![point.vm.clone()], false),
             Self::Remove(point) => (vec![point.vm.clone()], true),
+            Self::Deploy(plan) => (plan.replaces.iter().map(|replaced| replaced.vm.clone()).collect(), true),
+            Self::Reconfigure(plan) => (vec![plan.vm.clone()], true),
+            Self::Destroy(plan) => (vec![plan.vm.clone()], true),
             Self::Recover { intents, .. } => {
                 let vms: BTreeSet<String> = intents.iter().filter_map(|open| vm_of(&open.what)).map(str::to_owned).collect();
                 (vms.into_iter().collect(), true)
@@ -185,6 +204,18 @@ impl Runs {
             Request::Remove(from) => {
                 remotes.insert(from.remote.clone());
                 Work::Remove(point(from))
+            }
+            Request::Deploy(plan) => {
+                pools.insert(plan.pool.clone());
+                Work::Deploy(plan.clone())
+            }
+            Request::Reconfigure(plan) => {
+                pools.insert(plan.pool.clone());
+                Work::Reconfigure((**plan).clone())
+            }
+            Request::Destroy(plan) => {
+                pools.insert(plan.pool.clone());
+                Work::Destroy(plan.clone())
             }
             Request::Recover { run, intents } => {
                 // What was forgotten since cannot be reached any more; the worker says so of each intent.

@@ -2,7 +2,9 @@
 //!
 //! WAL mode: readers never wait for the journal's writer. Rows that hold secrets are sealed ([`crate::secrets`]).
 
+mod deployments;
 mod jobs;
+mod licenses;
 mod meta;
 mod pools;
 mod remotes;
@@ -19,6 +21,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 
 use crate::secrets::{SecretError, Secrets};
 
+pub use deployments::{DeploymentRecord, DeploymentSecrets};
+pub use licenses::{BindingRecord, LicenseRecord};
 pub use pools::PoolRecord;
 pub use remotes::RemoteRecord;
 pub(crate) use runs::word;
@@ -256,7 +260,7 @@ mod tests {
         store.close().await;
         drop(store);
         let error = Store::open(dir.path()).await.err().unwrap();
-        assert!(matches!(error, StoreError::Newer { version: 9999, known: 1, .. }), "{error}");
+        assert!(matches!(error, StoreError::Newer { version: 9999, known: 3, .. }), "{error}");
     }
 
     #[tokio::test]

@@ -75,7 +75,7 @@ pub(crate) fn word(value: impl Serialize) -> String {
     }
 }
 
-fn unword<T: DeserializeOwned>(what: &'static str, text: String) -> Result<T> {
+pub(super) fn unword<T: DeserializeOwned>(what: &'static str, text: String) -> Result<T> {
     serde_json::from_value(serde_json::Value::String(text)).map_err(damaged(what))
 }
 

@@ -1,0 +1,153 @@
+//! From a reviewed deployment to the plan of its run.
+
+use api::deploy::minimum;
+use api::{DeploySpec, DeployedState, FieldFault, Login, StepInfo};
+use engine::plan::{DeployPlan, DeployTimes, ImagePlan, LoginPlan, ReplacePlan, Secret};
+
+use super::Deployments;
+use super::review::Choice;
+use crate::fault::Fault;
+use crate::store::{DeploymentRecord, DeploymentSecrets};
+
+/// The steps of a deployment with their limits.
+pub(super) fn steps() -> Vec<StepInfo> {
+    engine::deploy_steps(&DeployTimes::default(), false)
+}
+
+impl Deployments {
+    pub(super) async fn deploy_plan(&self, id: &str, spec: &DeploySpec, choice: &Choice) -> Result<DeployPlan, Fault> {
+        let license = match &choice.license {
+            Some(license) => Some(Secret::new(self.licenses.text(license).await?)),
+            None => None,
+        };
+        Ok(DeployPlan {
+            proxy: id.to_owned(),
+            name: spec.name.clone(),
+            site: self.site(spec),
+            pool: choice.pool.clone(),
+            sr: choice.sr.uuid.clone(),
+            network: choice.network.uuid.clone(),
+            address: spec.address.clone(),
+            port: spec.port,
+            vcpus: spec.vcpus,
+            memory: spec.memory,
+            disk: spec.disk,
+            image: ImagePlan {
+                url: Secret::new(&spec.image.url),
+                sha256: spec.image.sha256.clone(),
+                trusted: self.settings.upgrade_keys.clone(),
+                http_proxy: spec.http_proxy.as_ref().map(Secret::new),
+            },
+            token: Secret::new(new_token()?),
+            http_proxy: spec.http_proxy.as_ref().map(Secret::new),
+            login: login(spec.login.as_ref())?,
+            issuer_key: self.licenses.issuer_key(),
+            upgrade_key: self.settings.upgrade_keys.first().cloned(),
+            license,
+            replaces: None,
+            times: DeployTimes::default(),
+        })
+    }
+
+    pub(super) async fn redeploy_plan(
+        &self,
+        record: &DeploymentRecord,
+        spec: &DeploySpec,
+        choice: &Choice,
+    ) -> Result<DeployPlan, Fault> {
+        let (Some(vm), Some(url), Some(fingerprint)) = (&record.vm, &record.url, &record.fingerprint) else {
+            return Err(super::never_ready(record));
+        };
+        let state = self.store.deployment_state(&record.id).await?;
+        let mut plan = self.deploy_plan(&record.id, spec, choice).await?;
+        plan.token = record.secrets.token.clone();
+        plan.login.clone_from(&record.secrets.login);
+        plan.replaces = Some(ReplacePlan { vm: vm.clone(), url: url.clone(), fingerprint: fingerprint.clone(), state });
+        Ok(plan)
+    }
+
+    fn site(&self, spec: &DeploySpec) -> String {
+        let pool = self.pools.find(&spec.pool).map_or_else(|_| spec.pool.clone(), |(_, name)| name);
+        spec.site.clone().filter(|site| !site.trim().is_empty()).unwrap_or(pool)
+    }
+
+    /// What speaks against another address or other resources of a proxy that exists.
+    pub(super) async fn look_at_change(&self, spec: &DeploySpec, record: &DeploymentRecord) -> Result<Vec<FieldFault>, Fault> {
+        let looked = self.look(spec, Some(record)).await?;
+        let more = spec.memory.saturating_sub(record.spec.memory);
+        let faults = looked.review.faults.into_iter().filter(|fault| match fault.field.as_str() {
+            "ip" | "netmask" | "gateway" | "dns" | "address" | "vcpus" | "pool" => true,
+            // Its own memory is free again while it restarts.
+            "memory" => spec.memory < minimum::MEMORY || more > 0,
+            // Disk and image stay as they are.
+            _ => false,
+        });
+        Ok(faults.collect())
+    }
+}
+
+/// The registry row of a deployment that is about to begin.
+pub(super) fn record(id: &str, spec: &DeploySpec, choice: &Choice, plan: &DeployPlan) -> DeploymentRecord {
+    let mut shown = spec.redacted();
+    shown.pool.clone_from(&choice.pool);
+    shown.sr = Some(choice.sr.uuid.clone());
+    shown.network = Some(choice.network.uuid.clone());
+    shown.site = Some(plan.site.clone());
+    DeploymentRecord {
+        id: id.to_owned(),
+        name: spec.name.clone(),
+        pool: choice.pool.clone(),
+        state: DeployedState::Deploying,
+        run: None,
+        vm: None,
+        url: None,
+        fingerprint: None,
+        spec: shown,
+        wanted: None,
+        secrets: DeploymentSecrets {
+            token: plan.token.clone(),
+            http_proxy: plan.http_proxy.clone(),
+            login: plan.login.clone(),
+            image: plan.image.url.clone(),
+        },
+        copied_at: None,
+        ready_at: None,
+    }
+}
+
+fn new_token() -> Result<String, Fault> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        Fault::Failed(api::ErrorReport::new("RANDOM", format!("no random numbers for the proxy's token: {error}")))
+    })?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// A password leaves this machine only as crypt(5) hashes it.
+fn login(login: Option<&Login>) -> Result<Option<LoginPlan>, Fault> {
+    use sha_crypt::{PasswordHasher, ShaCrypt};
+    Ok(match login {
+        None => None,
+        Some(Login::Key { key }) => Some(LoginPlan::Key(key.trim().to_owned())),
+        Some(Login::Password { password }) => {
+            let hashed = ShaCrypt::SHA512.hash_password(password.as_bytes()).map_err(|error| {
+                Fault::Failed(api::ErrorReport::new("PASSWORD", format!("the technician's password cannot be hashed: {error}")))
+            })?;
+            Some(LoginPlan::PasswordHash(Secret::new(hashed.to_string())))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_hashed_as_login_programs_read_it() {
+        let given = Login::Password { password: "correct horse".into() };
+        let Some(LoginPlan::PasswordHash(hash)) = login(Some(&given)).unwrap() else { panic!("no hash") };
+        assert!(hash.expose().starts_with("$6$"), "{}", hash.expose());
+        use sha_crypt::PasswordVerifier;
+        sha_crypt::ShaCrypt::SHA512.verify_password(b"correct horse", hash.expose()).unwrap();
+    }
+}

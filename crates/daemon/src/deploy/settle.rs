@@ -1,0 +1,191 @@
+//! What becomes of a deployed proxy when its run has ended: read from the run's journal, so that it comes out the same at
+//! the end of the run, after its clean-up, and at the next start of the daemon.
+
+use api::{DeployedState, Intent, RunKind, TaskResult, Topic};
+use engine::plan::OpenIntent;
+
+use crate::fault::Fault;
+use crate::fold::Folded;
+use crate::journal::Journal;
+use crate::news::News;
+use crate::store::{DeploymentRecord, Store};
+
+/// What a run came to.
+#[derive(Debug, Clone, PartialEq)]
+enum Verdict {
+    /// The proxy is there, as the result says.
+    Ready(TaskResult),
+    /// Nothing came of it; what was before is what is.
+    Undone,
+    /// The proxy is gone.
+    Gone,
+    /// Not known before what the run left is cleaned up.
+    Open,
+}
+
+/// Writes down what a run has made of the proxy it worked on. `cleaned`: a clean-up has dealt with what it left.
+pub(crate) async fn settle(store: &Store, journal: &Journal, news: &News, run: &str, cleaned: bool) -> Result<(), Fault> {
+    let known = store.deployments().await?;
+    let Some(record) = known.into_iter().find(|record| record.run.as_deref() == Some(run)) else { return Ok(()) };
+    if record.state == DeployedState::Ready {
+        return Ok(());
+    }
+    let folded = journal.read(run).await?;
+    let verdict = verdict(&folded, cleaned);
+    tracing::info!(run, proxy = record.name, ?verdict, "a deployment is settled");
+    apply(store, record, verdict, folded.run().ended_at).await?;
+    news.changed(Topic::Deployed);
+    news.changed(Topic::Licenses);
+    Ok(())
+}
+
+/// At the start of the daemon: rows whose run has ended, or never began.
+pub(crate) async fn settle_all(store: &Store, journal: &Journal, news: &News) -> Result<(), Fault> {
+    for record in store.deployments().await? {
+        match (&record.run, record.state) {
+            (_, DeployedState::Ready) => {}
+            (None, DeployedState::Deploying) => remove(store, &record).await?,
+            (None, DeployedState::Changing) => apply(store, record, Verdict::Undone, None).await?,
+            (Some(run), state) => match store.run(run).await? {
+                Some(found) if found.run.outcome.is_some() => {
+                    let cleaned = !store.runs_with_leftovers().await?.iter().any(|left| left.id == *run);
+                    settle(store, journal, news, run, cleaned).await?;
+                }
+                Some(_) => {}
+                None if state == DeployedState::Deploying => remove(store, &record).await?,
+                None => apply(store, record, Verdict::Undone, None).await?,
+            },
+        }
+    }
+    Ok(())
+}
+
+fn verdict(folded: &Folded, cleaned: bool) -> Verdict {
+    let open = folded.open_intents();
+    let obsolete = |open: &OpenIntent| matches!(open.what, Intent::ObsoleteVm { .. });
+    let committed = open.iter().all(obsolete);
+    let result = folded.detail().tasks.iter().rev().map(|task| &task.result).find(|result| result.fingerprint.is_some());
+    match folded.run().kind {
+        RunKind::Destroy => match (open.is_empty(), cleaned) {
+            // Once it was announced, it is finished, by the run or by its clean-up.
+            _ if !announced(folded) => Verdict::Undone,
+            (true, _) | (false, true) => Verdict::Gone,
+            (false, false) => Verdict::Open,
+        },
+        // The result is in the journal before the commit.
+        _ => match result {
+            Some(result) if committed && !cleaned_away(folded, cleaned) => Verdict::Ready(result.clone()),
+            _ if open.is_empty() || cleaned => Verdict::Undone,
+            _ => Verdict::Open,
+        },
+    }
+}
+
+/// Whether a destruction was announced at all.
+fn announced(folded: &Folded) -> bool {
+    folded.intents_announced() > 0
+}
+
+/// Whether a clean-up has undone the work: it undoes all but what is obsolete.
+fn cleaned_away(folded: &Folded, cleaned: bool) -> bool {
+    cleaned && folded.open_intents().iter().any(|open| !matches!(open.what, Intent::ObsoleteVm { .. }))
+}
+
+async fn apply(store: &Store, mut record: DeploymentRecord, verdict: Verdict, at: Option<i64>) -> Result<(), Fault> {
+    match verdict {
+        Verdict::Open => return Ok(()),
+        Verdict::Gone => return remove(store, &record).await,
+        Verdict::Undone if record.state == DeployedState::Deploying => return remove(store, &record).await,
+        Verdict::Undone => {}
+        Verdict::Ready(result) => {
+            record.vm = result.vm.or(record.vm);
+            record.url = result.url.or(record.url);
+            record.fingerprint = result.fingerprint.or(record.fingerprint);
+            if let Some(wanted) = record.wanted.take() {
+                record.spec = wanted;
+            }
+            record.ready_at = record.ready_at.or(at);
+        }
+    }
+    record.wanted = None;
+    record.state = DeployedState::Ready;
+    Ok(store.set_deployment(&record).await?)
+}
+
+async fn remove(store: &Store, record: &DeploymentRecord) -> Result<(), Fault> {
+    store.remove_deployment(&record.id).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use api::{Event, EventKind, Outcome, RunSummary, TaskKind};
+
+    use super::*;
+
+    fn vm(uuid: &str) -> Intent {
+        Intent::DeployedVm { pool: "p".into(), uuid: Some(uuid.into()), replaces: None }
+    }
+
+    fn old() -> Intent {
+        Intent::ObsoleteVm { pool: "p".into(), uuid: "old".into() }
+    }
+
+    fn result() -> TaskResult {
+        TaskResult {
+            vm: Some("new".into()),
+            url: Some("https://a".into()),
+            fingerprint: Some("F".into()),
+            ..TaskResult::default()
+        }
+    }
+
+    fn registered() -> EventKind {
+        EventKind::TaskEnded { task: 1, outcome: Outcome::Success, error: None, result: result() }
+    }
+
+    fn judge(kind: RunKind, middle: Vec<EventKind>, cleaned: bool) -> Verdict {
+        let started = EventKind::TaskStarted { task: 1, parent: None, kind: TaskKind::Step, label: String::new(), object: None };
+        let mut events = vec![EventKind::RunQueued { kind, job: None, label: String::new() }, started];
+        events.extend(middle);
+        events.push(EventKind::RunEnded { outcome: Outcome::Interrupted, error: None, summary: RunSummary::default() });
+        let mut folded = Folded::new("r");
+        for (kind, cursor) in events.into_iter().zip(1..) {
+            folded.apply(&Event { cursor, at: 0, kind });
+        }
+        verdict(&folded, cleaned)
+    }
+
+    #[test]
+    fn a_deployment_counts_from_its_commit_on() {
+        let intent = || EventKind::Intent { intent: 1, what: vm("new") };
+        let settled = || EventKind::Settled { intent: 1 };
+        assert_eq!(judge(RunKind::Deploy, vec![], false), Verdict::Undone);
+        assert_eq!(judge(RunKind::Deploy, vec![intent()], false), Verdict::Open);
+        assert_eq!(judge(RunKind::Deploy, vec![intent()], true), Verdict::Undone);
+        assert_eq!(judge(RunKind::Deploy, vec![intent(), registered()], false), Verdict::Open);
+        assert_eq!(judge(RunKind::Deploy, vec![intent(), registered()], true), Verdict::Undone);
+        assert_eq!(judge(RunKind::Deploy, vec![intent(), settled()], false), Verdict::Undone);
+        assert_eq!(judge(RunKind::Deploy, vec![intent(), registered(), settled()], false), Verdict::Ready(result()));
+    }
+
+    #[test]
+    fn a_replacement_counts_once_the_old_one_is_obsolete() {
+        let intent = || EventKind::Intent { intent: 1, what: vm("new") };
+        let obsolete = || EventKind::Intent { intent: 1, what: old() };
+        assert_eq!(judge(RunKind::Redeploy, vec![intent(), registered()], true), Verdict::Undone);
+        for cleaned in [false, true] {
+            let events = vec![intent(), registered(), obsolete()];
+            assert_eq!(judge(RunKind::Redeploy, events, cleaned), Verdict::Ready(result()));
+        }
+    }
+
+    #[test]
+    fn a_destruction_that_was_announced_is_finished() {
+        let obsolete = || EventKind::Intent { intent: 1, what: old() };
+        assert_eq!(judge(RunKind::Destroy, vec![], false), Verdict::Undone);
+        assert_eq!(judge(RunKind::Destroy, vec![obsolete()], false), Verdict::Open);
+        assert_eq!(judge(RunKind::Destroy, vec![obsolete()], true), Verdict::Gone);
+        assert_eq!(judge(RunKind::Destroy, vec![obsolete(), EventKind::Settled { intent: 1 }], false), Verdict::Gone);
+    }
+}

@@ -1,0 +1,255 @@
+//! Which licences there are, and which proxy each serves.
+//!
+//! With a public key of an issuer configured, a proxy runs jobs only under a signed licence that is bound to it; without
+//! one, nothing is asked for anywhere. A licence is never asked for to list, restore, verify, remove, cancel or upgrade.
+//! Everything is checked here, offline; the signed text itself is [`signed::license`]'s.
+
+use std::sync::Arc;
+
+use api::{Binding, ErrorReport, License, LicenseOffer, LicenseText, Licensing};
+use jiff::Timestamp;
+use signed::PublicKey;
+
+use crate::clock::Clock;
+use crate::fault::Fault;
+use crate::store::{BindingRecord, LicenseRecord, Store};
+
+/// The highest time ever seen: a clock that is behind it was set back.
+const HIGH_WATER: &str = "license_high_water";
+/// So often at most the highest time is written, milliseconds.
+const HIGH_WATER_STEP: i64 = 3_600_000;
+
+/// The licences of this proxy.
+pub struct Licenses {
+    store: Arc<Store>,
+    clock: Arc<dyn Clock>,
+    issuers: Vec<PublicKey>,
+    /// This proxy's id.
+    proxy: String,
+}
+
+impl Licenses {
+    /// Over the state, for the keys of the issuers; none: nothing is asked for.
+    pub fn new(store: Arc<Store>, clock: Arc<dyn Clock>, issuers: Vec<PublicKey>, proxy: String) -> Arc<Self> {
+        Arc::new(Self { store, clock, issuers, proxy })
+    }
+
+    /// Whether a licence is asked for.
+    pub fn required(&self) -> bool {
+        !self.issuers.is_empty()
+    }
+
+    /// The issuers' key that a deployed proxy is given.
+    pub fn issuer_key(&self) -> Option<String> {
+        self.issuers.first().map(ToString::to_string)
+    }
+
+    /// Now, and the highest time seen; noted from time to time.
+    async fn times(&self) -> Result<(Timestamp, Timestamp), Fault> {
+        let now = self.clock.now();
+        let noted: Option<i64> = self.store.fact(HIGH_WATER).await?.and_then(|text| text.parse().ok());
+        if noted.is_none_or(|noted| now.as_millisecond() > noted.saturating_add(HIGH_WATER_STEP)) {
+            self.store.set_fact(HIGH_WATER, &now.as_millisecond().to_string()).await?;
+        }
+        let seen = noted.and_then(|noted| Timestamp::from_millisecond(noted).ok()).unwrap_or(now);
+        Ok((now, seen.max(now)))
+    }
+
+    /// How this proxy stands.
+    pub async fn standing(&self) -> Result<Licensing, Fault> {
+        if !self.required() {
+            return Ok(Licensing::default());
+        }
+        let bindings = self.store.license_bindings().await?;
+        let Some(bound) = bindings.iter().find(|bound| bound.proxy == self.proxy) else {
+            let fault = Some("no licence is bound to this proxy: its jobs do not run".to_owned());
+            return Ok(Licensing { required: true, fault, ..Licensing::default() });
+        };
+        let held = self.list().await?;
+        let license = held.into_iter().find(|license| license.id == bound.license);
+        let (fault, warning) = match license {
+            Some(license) => (license.fault, license.warning),
+            None => (Some("the licence bound to this proxy is gone".to_owned()), None),
+        };
+        Ok(Licensing { required: true, license: Some(bound.license.clone()), fault, warning })
+    }
+
+    /// Refuses to run a job without a good licence.
+    ///
+    /// # Errors
+    /// Why, and what to do.
+    pub async fn permit(&self) -> Result<(), Fault> {
+        match self.standing().await?.fault {
+            None => Ok(()),
+            Some(fault) => Err(ErrorReport::new("LICENSE", fault)
+                .with_next("backhaul license import and backhaul license bind; restores, listings and upgrades need none")
+                .into()),
+        }
+    }
+
+    /// All that this proxy holds, in the order they came.
+    pub async fn list(&self) -> Result<Vec<License>, Fault> {
+        let (now, high) = self.times().await?;
+        let bindings = self.store.license_bindings().await?;
+        let records = self.store.licenses().await?;
+        Ok(records.iter().map(|record| self.show(record, &bindings, now, high)).collect())
+    }
+
+    fn show(&self, record: &LicenseRecord, bindings: &[BindingRecord], now: Timestamp, high: Timestamp) -> License {
+        let bound: Vec<Binding> = bindings
+            .iter()
+            .filter(|bound| bound.license == record.id)
+            .map(|bound| Binding { proxy: bound.proxy.clone(), name: bound.name.clone() })
+            .collect();
+        match signed::License::read(&record.text, &self.issuers) {
+            Err(error) => License {
+                id: record.id.clone(),
+                holder: String::new(),
+                proxies: 0,
+                not_before: 0,
+                expires_at: None,
+                bound,
+                fault: Some(error.to_string()),
+                warning: None,
+            },
+            Ok(license) => {
+                // Pre-bound by its issuer: to this proxy, or to one that it serves from here.
+                let whose = license.bound_to.as_deref().filter(|to| bound.iter().any(|bound| bound.proxy == *to));
+                let (fault, warning) = match license.standing(now, high, whose.unwrap_or(&self.proxy)) {
+                    Ok(standing) => (None, standing.warning()),
+                    Err(fault) => (Some(fault.to_string()), None),
+                };
+                License {
+                    id: license.id,
+                    holder: license.holder,
+                    proxies: license.proxies,
+                    not_before: license.not_before.as_millisecond(),
+                    expires_at: license.expires_at.map(Timestamp::as_millisecond),
+                    bound,
+                    fault,
+                    warning,
+                }
+            }
+        }
+    }
+
+    /// What a deployment can be given: free licences first, those that last longest first among them.
+    pub async fn offer(&self) -> Result<LicenseOffer, Fault> {
+        if !self.required() {
+            return Ok(LicenseOffer::default());
+        }
+        let mut licenses = self.list().await?;
+        licenses.sort_by_key(|license| (license.free() == 0, std::cmp::Reverse(license.expires_at.unwrap_or(i64::MAX))));
+        let free = licenses.iter().any(|license| license.free() > 0);
+        let why_not = match (free, licenses.is_empty()) {
+            (true, _) => None,
+            (false, true) => Some("this proxy holds no licence; import one: backhaul license import FILE".to_owned()),
+            (false, false) => {
+                let good = licenses.iter().filter(|license| license.fault.is_none()).count();
+                Some(format!("none of its {} licences is free ({good} good and in use)", licenses.len()))
+            }
+        };
+        Ok(LicenseOffer { required: true, licenses, why_not })
+    }
+
+    async fn find(&self, id: &str) -> Result<LicenseRecord, Fault> {
+        let mut records = self.store.licenses().await?;
+        if let Some(at) = records.iter().position(|record| record.id == id) {
+            return Ok(records.swap_remove(at));
+        }
+        let beginning = |record: &&LicenseRecord| id.len() >= 4 && record.id.starts_with(id);
+        let mut found = records.iter().filter(beginning);
+        match (found.next(), found.next()) {
+            (Some(found), None) => Ok(found.clone()),
+            (None, _) => Err(Fault::missing("license", id)),
+            (Some(_), Some(_)) => Err(Fault::invalid("id", format!("id: several licences begin with {id:?}"))),
+        }
+    }
+
+    async fn shown(&self, id: &str) -> Result<License, Fault> {
+        self.list().await?.into_iter().find(|license| license.id == id).ok_or_else(|| Fault::missing("license", id))
+    }
+
+    /// One licence with its text.
+    pub async fn get(&self, id: &str) -> Result<LicenseText, Fault> {
+        let record = self.find(id).await?;
+        Ok(LicenseText { license: self.shown(&record.id).await?, text: record.text })
+    }
+
+    /// The text of a licence.
+    pub async fn text(&self, id: &str) -> Result<String, Fault> {
+        Ok(self.find(id).await?.text)
+    }
+
+    /// Checks a licence and keeps it. One that is not valid yet, or no longer, is refused too: it would help nobody.
+    pub async fn import(&self, text: &str) -> Result<License, Fault> {
+        if !self.required() {
+            let reason = "no issuer's key is configured here, so no licence is asked for and none can be checked";
+            return Err(Fault::forbidden("license.import", reason));
+        }
+        let license = signed::License::read(text, &self.issuers).map_err(|error| Fault::invalid("text", error.to_string()))?;
+        let (now, high) = self.times().await?;
+        let whose = license.bound_to.as_deref().unwrap_or(&self.proxy);
+        license.standing(now, high, whose).map_err(|fault| Fault::invalid("text", fault.to_string()))?;
+        let record = LicenseRecord { id: license.id.clone(), text: text.to_owned() };
+        self.store.put_license(&record, now.as_millisecond()).await?;
+        self.shown(&record.id).await
+    }
+
+    /// Forgets a licence that serves nobody.
+    pub async fn remove(&self, id: &str) -> Result<bool, Fault> {
+        let record = self.find(id).await?;
+        let bindings = self.store.license_bindings().await?;
+        if let Some(bound) = bindings.iter().find(|bound| bound.license == record.id) {
+            let reason = format!("it serves the proxy {}; free it first: backhaul license unbind", bound.name);
+            return Err(Fault::forbidden("license.remove", reason));
+        }
+        Ok(self.store.remove_license(&record.id).await?)
+    }
+
+    /// Binds a licence to a proxy; none: to this one, called `name`.
+    pub async fn bind(&self, id: &str, proxy: Option<&Binding>, name: &str) -> Result<License, Fault> {
+        let own = Binding { proxy: self.proxy.clone(), name: name.to_owned() };
+        let record = self.find(id).await?;
+        self.reserve(&record.id, &proxy.unwrap_or(&own).proxy, &proxy.unwrap_or(&own).name, self.clock.now().as_millisecond())
+            .await?;
+        self.shown(&record.id).await
+    }
+
+    /// Gives a licence to a proxy, if it has a place for one more.
+    pub async fn reserve(&self, id: &str, proxy: &str, name: &str, at: i64) -> Result<(), Fault> {
+        let record = self.find(id).await?;
+        let license =
+            signed::License::read(&record.text, &self.issuers).map_err(|error| Fault::invalid("id", error.to_string()))?;
+        let (now, high) = self.times().await?;
+        license.standing(now, high, proxy).map_err(|fault| Fault::forbidden("license.bind", fault.to_string()))?;
+        let binding = BindingRecord { proxy: proxy.to_owned(), license: record.id.clone(), name: name.to_owned() };
+        if self.store.bind_license(&binding, license.proxies, at).await? {
+            return Ok(());
+        }
+        let bindings = self.store.license_bindings().await?;
+        let whose: Vec<&str> =
+            bindings.iter().filter(|bound| bound.license == record.id).map(|bound| bound.name.as_str()).collect();
+        let reason = format!("the licence covers {} and already serves {}", proxies(license.proxies), whose.join(", "));
+        Err(Fault::forbidden("license.bind", reason))
+    }
+
+    /// Frees the licence of a proxy; none: of this one.
+    pub async fn unbind(&self, id: &str, proxy: Option<&Binding>) -> Result<License, Fault> {
+        let record = self.find(id).await?;
+        let proxy = proxy.map_or(self.proxy.as_str(), |proxy| &proxy.proxy);
+        let bindings = self.store.license_bindings().await?;
+        if !bindings.iter().any(|bound| bound.license == record.id && (bound.proxy == proxy || bound.name == proxy)) {
+            return Err(Fault::forbidden("license.unbind", "the licence does not serve that proxy"));
+        }
+        let bound = bindings.iter().find(|bound| bound.license == record.id && (bound.proxy == proxy || bound.name == proxy));
+        if let Some(bound) = bound {
+            self.store.unbind_license(&bound.proxy).await?;
+        }
+        self.shown(&record.id).await
+    }
+}
+
+fn proxies(count: u32) -> String {
+    if count == 1 { "one proxy".into() } else { format!("{count} proxies") }
+}
