@@ -16,7 +16,7 @@ const SECRET: &str = "backhaul-secret-ed25519:";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The text is no key of that kind.
-    #[error("expected a key that begins with {expected}, followed by base64")]
+    #[error("expected a key that begins with {expected}, followed by 32 bytes in base64")]
     NoKey {
         /// What it should begin with.
         expected: &'static str,
@@ -50,9 +50,9 @@ fn decode(text: &str, prefix: &'static str, other: &'static str) -> Result<Vec<u
 pub struct PublicKey([u8; 32]);
 
 impl PublicKey {
-    /// Eight hexadecimal digits by which messages name it.
+    /// Sixteen hexadecimal digits by which messages name it: the first 8 bytes of its SHA-256.
     pub fn id(&self) -> String {
-        Sha256::digest(self.0).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+        Sha256::digest(self.0).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
     pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
@@ -151,6 +151,30 @@ mod tests {
         for text in ["", "backhaul-public-ed25519:", "backhaul-public-ed25519:AAAA", "ssh-ed25519 AAAA"] {
             assert!(matches!(text.parse::<PublicKey>(), Err(KeyError::NoKey { .. })), "{text}");
         }
-        assert!(!format!("{secret:?}").contains(&secret.expose()[SECRET.len()..]));
+        assert_eq!(format!("{secret:?}"), "SecretKey");
+        assert_eq!(public.id().len(), 16);
+    }
+
+    #[test]
+    fn no_error_repeats_a_key() {
+        let secret = SecretKey::generate().unwrap().expose();
+        let hidden = &secret[SECRET.len()..];
+        let spoilt = format!("{secret}x");
+        for error in [secret.parse::<PublicKey>().unwrap_err(), spoilt.parse::<SecretKey>().unwrap_err()] {
+            assert!(!format!("{error} {error:?}").contains(hidden), "{error}");
+        }
+    }
+
+    /// RFC 8032, section 7.1, test 1: the pair is the one everybody else makes of this seed.
+    #[test]
+    fn the_pair_and_its_signature_are_those_of_the_standard() {
+        let bytes = |hex: &str| -> Vec<u8> {
+            hex.as_bytes().chunks(2).map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+        };
+        let seed = bytes("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60");
+        let key: SecretKey = format!("{SECRET}{}", BASE64.encode(seed)).parse().unwrap();
+        assert_eq!(key.public().0.to_vec(), bytes("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"));
+        let signature = "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b";
+        assert_eq!(key.sign(b""), bytes(signature));
     }
 }

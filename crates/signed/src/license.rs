@@ -3,10 +3,12 @@
 use std::fmt;
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use crate::{Document, DocumentError, PublicKey, SecretKey};
 
 const KIND: &str = "license";
+const FIELDS: [&str; 8] = ["Id", "Product", "Holder", "Proxies", "Issued", "Not-Before", "Expires", "Bound-To"];
 /// The product our licences are for.
 pub const PRODUCT: &str = "backhaul-proxy";
 /// A clock may be behind the highest time seen by this, milliseconds: clocks are corrected.
@@ -17,7 +19,7 @@ const SOON: i64 = 30 * 24 * 3_600_000;
 /// A licence whose signature was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct License {
-    /// Its id, a UUID.
+    /// Its id, a UUID in lower case.
     pub id: String,
     /// What it is for.
     pub product: String,
@@ -31,7 +33,7 @@ pub struct License {
     pub not_before: Timestamp,
     /// Until when; none: for ever.
     pub expires_at: Option<Timestamp>,
-    /// Id of the only proxy it is for, if its issuer bound it.
+    /// Id of the only proxy it is for, a UUID in lower case, if its issuer bound it.
     pub bound_to: Option<String>,
 }
 
@@ -85,7 +87,10 @@ impl Standing {
 
 impl License {
     /// The signed text.
-    pub fn issue(&self, key: &SecretKey) -> String {
+    ///
+    /// # Errors
+    /// What it says could not be read back, or can never count.
+    pub fn issue(&self, key: &SecretKey) -> Result<String, DocumentError> {
         let mut document = Document::new(KIND)
             .with("Id", &self.id)
             .with("Product", &self.product)
@@ -99,7 +104,13 @@ impl License {
         if let Some(proxy) = &self.bound_to {
             document = document.with("Bound-To", proxy);
         }
-        document.sign(key)
+        let text = document.sign(key)?;
+        // Whoever issues it is told what is wrong with it, not whoever pays for it.
+        Self::understand(&document).map_err(|error| match error {
+            DocumentError::Damaged { kind, what } => DocumentError::Unfit { kind, what },
+            other => other,
+        })?;
+        Ok(text)
     }
 
     /// Reads a signed text.
@@ -107,21 +118,35 @@ impl License {
     /// # Errors
     /// It is no licence, was changed, or is signed by nobody trusted here.
     pub fn read(text: &str, issuers: &[PublicKey]) -> Result<Self, DocumentError> {
-        let document = Document::open(KIND, text, issuers)?;
-        let proxies: u32 = document.read_as("Proxies")?;
-        if proxies == 0 {
-            return Err(DocumentError::Damaged { kind: KIND, what: "it covers no proxy".into() });
-        }
-        Ok(Self {
-            id: document.read_as::<uuid::Uuid>("Id")?.to_string(),
+        Self::understand(&Document::open(KIND, text, issuers)?.only(&FIELDS)?)
+    }
+
+    fn understand(document: &Document) -> Result<Self, DocumentError> {
+        let license = Self {
+            id: document.read_as::<Uuid>("Id")?.to_string(),
             product: document.need("Product")?.to_owned(),
             holder: document.need("Holder")?.to_owned(),
-            proxies,
+            proxies: document.read_as("Proxies")?,
             issued_at: document.read_as("Issued")?,
             not_before: document.read_as("Not-Before")?,
             expires_at: document.get("Expires").map(|_| document.read_as("Expires")).transpose()?,
-            bound_to: document.get("Bound-To").map(str::to_owned),
-        })
+            // However its issuer wrote it, it is compared with ids in lower case.
+            bound_to: document
+                .get("Bound-To")
+                .map(|_| document.read_as::<Uuid>("Bound-To"))
+                .transpose()?
+                .map(|id| id.to_string()),
+        };
+        if license.proxies == 0 {
+            return Err(document.damaged("it covers no proxy"));
+        }
+        if license.bound_to.is_some() && license.proxies > 1 {
+            return Err(document.damaged(format!("it covers {} proxies, but is bound to one", license.proxies)));
+        }
+        if license.expires_at.is_some_and(|expires| expires <= license.not_before) {
+            return Err(document.damaged("it expires before it is valid"));
+        }
+        Ok(license)
     }
 
     /// Whether it counts for a proxy now. `seen`: the highest time this proxy has ever known.
@@ -171,38 +196,105 @@ mod tests {
         }
     }
 
+    const ME: &str = "8a4f3c0e-64f6-4c1c-9d0c-7f4f5d1c00aa";
+    const YOU: &str = "8a4f3c0e-64f6-4c1c-9d0c-7f4f5d1c00bb";
+
+    fn bound(to: &str) -> License {
+        License { bound_to: Some(to.into()), proxies: 1, ..license() }
+    }
+
     #[test]
     fn a_licence_reads_back() {
         let key = SecretKey::generate().unwrap();
-        for license in [license(), License { expires_at: None, bound_to: Some("p".into()), ..license() }] {
-            assert_eq!(License::read(&license.issue(&key), &[key.public()]).unwrap(), license);
+        for license in [license(), License { expires_at: None, ..bound(ME) }] {
+            assert_eq!(License::read(&license.issue(&key).unwrap(), &[key.public()]).unwrap(), license);
         }
-        let none = License { proxies: 0, ..license() }.issue(&key);
-        assert!(License::read(&none, &[key.public()]).unwrap_err().to_string().contains("covers no proxy"));
+        let shouted = bound(&ME.to_uppercase()).issue(&key).unwrap();
+        assert_eq!(License::read(&shouted, &[key.public()]).unwrap(), bound(ME));
+    }
+
+    #[test]
+    fn what_can_never_count_is_not_issued() {
+        let key = SecretKey::generate().unwrap();
+        let refused = |license: License| license.issue(&key).unwrap_err().to_string();
+        assert!(refused(License { proxies: 0, ..license() }).contains("covers no proxy"));
+        assert!(refused(License { proxies: 2, ..bound(ME) }).contains("bound to one"));
+        assert!(refused(License { expires_at: Some(day("2026-02-01")), ..license() }).contains("expires before"));
+        assert!(refused(bound("paris")).contains("Bound-To"));
+        assert!(refused(License { id: "1".into(), ..license() }).contains("Id"));
+        assert!(refused(License { holder: " \n".into(), ..license() }).contains("Holder is empty"));
+        assert!(refused(License { holder: "a\nProxies: 99".into(), ..license() }).contains("line break"));
+    }
+
+    #[test]
+    fn a_trusted_key_does_not_make_an_unknown_or_missing_line_good() {
+        let key = SecretKey::generate().unwrap();
+        let read = |text: String| License::read(&text, &[key.public()]).unwrap_err().to_string();
+        let document = Document::open(KIND, &license().issue(&key).unwrap(), &[key.public()]).unwrap();
+        assert!(read(document.with("Only-On-Sundays", "yes").sign(&key).unwrap()).contains("Only-On-Sundays"));
+        assert!(read(Document::new(KIND).with("Holder", "x").sign(&key).unwrap()).contains("no line Id"));
     }
 
     #[test]
     fn each_reason_not_to_count_has_its_own_sentence() {
         let now = day("2026-06-01");
-        let said = |license: License, now, seen| license.standing(now, seen, "me").unwrap_err().to_string();
-        let mut sentences = vec![
-            said(License { product: "x".into(), ..license() }, now, now),
-            said(License { bound_to: Some("you".into()), ..license() }, now, now),
-            said(license(), day("2026-01-15"), day("2026-01-15")),
-            said(license(), day("2027-02-01"), now),
-            said(license(), now, day("2026-06-03")),
+        let fault = |license: License, now, seen| license.standing(now, seen, ME).unwrap_err();
+        let cases = [
+            (fault(License { product: "x".into(), ..license() }, now, now), LicenseFault::OtherProduct("x".into())),
+            (fault(bound(YOU), now, now), LicenseFault::OtherProxy(YOU.into())),
+            (fault(license(), day("2026-01-15"), day("2026-01-15")), LicenseFault::NotYet(day("2026-02-01"))),
+            (fault(license(), day("2027-02-01"), now), LicenseFault::Expired(day("2027-02-01"))),
+            (fault(license(), now, day("2026-06-03")), LicenseFault::ClockSetBack { now, seen: day("2026-06-03") }),
         ];
-        // Set back to before it was issued: the licence itself knows better.
-        assert!(said(license(), day("2025-06-01"), day("2025-06-01")).contains("clock"));
+        let mut sentences: Vec<String> = Vec::new();
+        for (found, expected) in cases {
+            assert_eq!(found, expected);
+            sentences.push(found.to_string());
+        }
+        let key = SecretKey::generate().unwrap();
+        let (text, stranger) = (license().issue(&key).unwrap(), SecretKey::generate().unwrap());
+        sentences.push(License::read(&text, &[stranger.public()]).unwrap_err().to_string());
+        sentences.push(License::read(&text.replace("Proxies: 2", "Proxies: 9"), &[key.public()]).unwrap_err().to_string());
+        sentences.sort();
         sentences.dedup();
-        assert_eq!(sentences.len(), 5, "{sentences:#?}");
+        assert_eq!(sentences.len(), 7, "{sentences:#?}");
+    }
+
+    #[test]
+    fn a_licence_knows_that_it_cannot_be_earlier_than_its_issue() {
+        let early = day("2025-06-01");
+        let fault = license().standing(early, early, ME).unwrap_err();
+        assert_eq!(fault, LicenseFault::ClockSetBack { now: early, seen: day("2026-01-01") });
+    }
+
+    #[test]
+    fn limits_are_exact() {
+        let (seen, ms) = (day("2026-06-02"), jiff::SignedDuration::from_millis(1));
+        let (begins, ends) = (day("2026-02-01"), day("2027-02-01"));
+        let stands = |now, seen| license().standing(now, seen, ME).is_ok();
+        assert!(stands(day("2026-06-01"), seen) && !stands(day("2026-06-01") - ms, seen));
+        assert!(stands(begins, begins) && !stands(begins - ms, begins));
+        assert!(stands(ends - ms, ends) && !stands(ends, ends));
+        let soon = ends - jiff::SignedDuration::from_hours(30 * 24);
+        assert_eq!(license().standing(soon, soon, ME).unwrap().ends_soon, Some(ends));
+        assert_eq!(license().standing(soon - ms, soon, ME).unwrap().ends_soon, None);
+    }
+
+    #[test]
+    fn the_ends_of_time_are_no_trouble() {
+        let (first, last) = (Timestamp::MIN, Timestamp::MAX);
+        let eternal = License { issued_at: first, not_before: first, expires_at: Some(last), ..license() };
+        assert_eq!(eternal.standing(first, first, ME).unwrap().ends_soon, None);
+        eternal.standing(last, last, ME).unwrap_err();
+        eternal.standing(first, last, ME).unwrap_err();
+        let key = SecretKey::generate().unwrap();
+        assert_eq!(License::read(&eternal.issue(&key).unwrap(), &[key.public()]).unwrap(), eternal);
     }
 
     #[test]
     fn the_end_is_told_thirty_days_before() {
-        let standing = |now| license().standing(now, now, "me").unwrap();
+        let standing = |now| license().standing(now, now, ME).unwrap();
         assert_eq!(standing(day("2026-06-01")).warning(), None);
         assert!(standing(day("2027-01-10")).warning().unwrap().contains("2027-02-01"));
-        license().standing(day("2026-06-01"), day("2026-06-02"), "me").unwrap();
     }
 }
