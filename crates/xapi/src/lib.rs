@@ -10,6 +10,7 @@
 mod devices;
 mod error;
 mod events;
+mod machine;
 mod other_config;
 mod record;
 mod rpc;
@@ -22,7 +23,9 @@ mod xml;
 
 pub use error::{Class, Error, Result, XapiError};
 pub use events::{Event, EventBatch, Operation};
-pub use record::{Host, Kind, Network, Pbd, Pif, Pool, Record, Ref, Sr, TaskRecord, Vbd, Vdi, Vif, Vm, VmGuestMetrics, Vtpm};
+pub use record::{
+    Host, HostMetrics, Kind, Network, Pbd, Pif, Pool, Record, Ref, Sr, TaskRecord, Vbd, Vdi, Vif, Vm, VmGuestMetrics, Vtpm,
+};
 pub use session::{Client, Connect, Timing, fingerprint};
 pub use task::Task;
 pub use transfer::{Compression, DiskFormat, Export};

@@ -160,6 +160,20 @@ kinds! {
         address: String;
         /// Interfaces.
         pifs: Vec<Ref> = "PIFs";
+        /// Whether VMs may start on it.
+        enabled: bool;
+        /// How it fares.
+        metrics: Ref;
+    }
+
+    /// How a host fares.
+    HostMetrics = "host_metrics" {
+        /// UUID.
+        uuid: String;
+        /// Whether it has been heard of lately.
+        live: bool;
+        /// Memory without a use, bytes.
+        memory_free: u64, "integer";
     }
 
     /// A VM, snapshot or template.
@@ -200,6 +214,18 @@ kinds! {
         suspend_vdi: Ref = "suspend_VDI";
         /// What its guest reports.
         guest_metrics: Ref;
+        /// The host it runs on.
+        resident_on: Ref;
+        /// Most processors it can have.
+        vcpus_max: u64 = "VCPUs_max", "integer";
+        /// Processors it starts with.
+        vcpus_at_startup: u64 = "VCPUs_at_startup", "integer";
+        /// Least memory it can be set to, bytes.
+        memory_static_min: u64, "integer";
+        /// Memory it starts with, bytes.
+        memory_static_max: u64, "integer";
+        /// What host and guest tell each other.
+        xenstore_data: Texts;
     }
 
     /// A virtual disk.
