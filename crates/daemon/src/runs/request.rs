@@ -195,7 +195,7 @@ impl Runs {
                         remotes.insert(id.to_owned());
                     }
                 }
-                Work::Recover(RecoverPlan { run: run.clone(), intents: intents.clone() })
+                Work::Recover(RecoverPlan { run: run.clone(), intents: intents.clone(), proxies: Vec::new() })
             }
         };
         let pools = pools.iter().map(|id| self.pools.access(id)).collect::<Result<Vec<_>, _>>()?;
