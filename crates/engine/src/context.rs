@@ -56,6 +56,11 @@ impl Context {
         self.unless_cancelled(connect).await?.cloned()
     }
 
+    /// How the pool of that id is reached, for whoever else shall reach it.
+    pub(crate) fn pool_access(&self, id: &str) -> Option<&PoolAccess> {
+        self.pools.get(id).map(|(access, _)| access)
+    }
+
     /// The remote of that id, opened by the first who asks.
     pub(crate) async fn remote(&self, id: &str) -> Result<Arc<Remote>, Error> {
         let (access, cell) = self

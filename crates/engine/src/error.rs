@@ -61,6 +61,57 @@ pub enum Error {
         #[source]
         source: Cause,
     },
+    /// A proxy did not do what it was asked.
+    #[error("proxy {proxy}: cannot {doing}")]
+    Proxy {
+        /// Name of the proxy.
+        proxy: String,
+        /// What was tried: `export its state`.
+        doing: String,
+        /// The proxy's own code, or one for the kind of failure.
+        code: String,
+        /// What to do next.
+        next: Option<String>,
+        /// Why not.
+        #[source]
+        source: Cause,
+    },
+    /// Something did not happen in its time.
+    #[error("{what} within {seconds} s")]
+    Late {
+        /// What did not happen: `the guest of edge-1 reported no address`.
+        what: String,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// An appliance's image is not what it must be, or cannot be had.
+    #[error("image {image}: {what}")]
+    Image {
+        /// Path or URL, without credentials.
+        image: String,
+        /// Stable code.
+        code: &'static str,
+        /// What is wrong.
+        what: String,
+        /// What to do next.
+        next: &'static str,
+        /// Why.
+        #[source]
+        source: Option<Cause>,
+    },
+    /// A step of a deployment failed.
+    #[error("step {step} failed{undone}")]
+    Step {
+        /// The step.
+        step: &'static str,
+        /// What has become of what was made: empty, or ` and …`.
+        undone: &'static str,
+        /// What to do next, unless the failure knows better.
+        next: &'static str,
+        /// The failure.
+        #[source]
+        source: Box<Error>,
+    },
     /// Every remote of a VM has failed.
     #[error("no remote is left for {vm}: {reasons}")]
     NoRemoteLeft {
@@ -90,12 +141,24 @@ impl Error {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Cancelled => Outcome::Cancelled,
+            Self::Step { source, .. } => source.outcome(),
             _ => Outcome::Failure,
         }
     }
 
     /// The failure for a person.
     pub fn report(&self) -> ErrorReport {
+        let (code, next) = self.code_and_next();
+        let mut report = ErrorReport::new(code, self.sentence());
+        report.next = next;
+        if let Some(source) = std::error::Error::source(self) {
+            report = report.with_source(source);
+        }
+        report
+    }
+
+    /// A stable code, and what to do next where there is something to do.
+    fn code_and_next(&self) -> (&str, Option<String>) {
         let (code, next) = match self {
             Self::Cancelled => ("CANCELLED", None),
             Self::Journal(_) => ("JOURNAL", Some("make room where the daemon keeps its state, then run again")),
@@ -107,13 +170,15 @@ impl Error {
             }
             Self::NoRemoteLeft { .. } => ("NO_REMOTE_LEFT", Some("test the remotes of the job")),
             Self::Parts { .. } => ("PARTLY_FAILED", None),
+            Self::Proxy { code, next, .. } => return (code.as_str(), next.clone()),
+            Self::Late { .. } => ("TIMED_OUT", None),
+            Self::Image { code, next, .. } => (*code, Some(*next)),
+            Self::Step { next, source, .. } => {
+                let (code, better) = source.code_and_next();
+                return (code, better.or_else(|| Some((*next).to_owned())));
+            }
         };
-        let mut report = ErrorReport::new(code, self.sentence());
-        report.next = next.map(Into::into);
-        if let Some(source) = std::error::Error::source(self) {
-            report = report.with_source(source);
-        }
-        report
+        (code, next.map(Into::into))
     }
 
     /// The error with its causes in one line: what a person reads first.
@@ -150,6 +215,18 @@ mod tests {
         assert_eq!(report.causes, ["connection reset"]);
         assert!(report.next.is_some());
         assert_eq!(error.outcome(), Outcome::Failure);
+    }
+
+    #[test]
+    fn a_failed_step_names_itself_and_keeps_what_is_known_of_the_failure() {
+        let late = Error::Late { what: "the guest of edge reported no address".into(), seconds: 5 };
+        let undone = " and what was made is removed again";
+        let report = Error::Step { step: "address", undone, next: "look at its console", source: Box::new(late) }.report();
+        assert_eq!(
+            report.message,
+            "step address failed and what was made is removed again: the guest of edge reported no address within 5 s"
+        );
+        assert_eq!((report.code.as_str(), report.next.as_deref()), ("TIMED_OUT", Some("look at its console")));
     }
 
     #[test]

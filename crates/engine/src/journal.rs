@@ -109,6 +109,14 @@ impl Recorder {
         self.journal.record(EventKind::Settled { intent });
     }
 
+    /// As [`Recorder::settle`], and returns once it would survive a crash: from then on what was announced is finished.
+    ///
+    /// # Errors
+    /// See [`Journal::record_durable`].
+    pub(crate) async fn commit(&self, intent: u32) -> Result<(), JournalError> {
+        self.journal.record_durable(EventKind::Settled { intent }).await
+    }
+
     /// Records the first event of a run.
     pub(crate) async fn begin(&self) -> Result<(), JournalError> {
         self.journal.record_durable(EventKind::RunStarted { worker: std::process::id() }).await

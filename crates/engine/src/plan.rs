@@ -68,6 +68,21 @@ pub struct PoolAccess {
     pub fingerprint: String,
 }
 
+/// How to reach a deployed proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyAccess {
+    /// XAPI uuid of its VM.
+    pub vm: String,
+    /// Name, for messages.
+    pub name: String,
+    /// `https://host[:port]`.
+    pub url: String,
+    /// API token.
+    pub token: Secret,
+    /// SHA-256 of the only certificate that is accepted.
+    pub fingerprint: String,
+}
+
 /// How to reach a remote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -235,6 +250,9 @@ pub struct RecoverPlan {
     /// Its intents without a `Settled`, oldest first. The same number may stand several times: a later intent with
     /// the same number knows more (the uuid of a snapshot) and replaces the earlier.
     pub intents: Vec<OpenIntent>,
+    /// How to reach the deployed proxies on the VMs that the intents name: they may have to be told to take runs again.
+    #[serde(default)]
+    pub proxies: Vec<ProxyAccess>,
 }
 
 /// An intent that was not settled.

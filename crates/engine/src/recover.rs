@@ -81,7 +81,7 @@ async fn settle(context: &Arc<Context>, plan: &RecoverPlan, what: &Intent, task:
             cleaned
         }
         Intent::DeployedVm { .. } | Intent::ObsoleteVm { .. } | Intent::ReconfiguredVm { .. } => {
-            deploy::settle(context, &plan.run, what, task).await
+            deploy::settle(context, plan, what, task).await
         }
         Intent::XapiTask { pool, task: reference } => {
             let pool = context.pool(pool).await?;

@@ -20,6 +20,11 @@ impl Client {
         self.call("VIF.create", json!([record])).await
     }
 
+    /// Destroys the network interface of a VM that does not run; one that is gone is no error.
+    pub async fn destroy_vif(&self, vif: &Ref) -> Result<()> {
+        gone_is_fine(self.run("VIF.destroy", json!([vif])).await)
+    }
+
     /// Positions free for a further disk, lowest first.
     pub async fn free_vbd_devices(&self, vm: &Ref) -> Result<Vec<String>> {
         self.call("VM.get_allowed_VBD_devices", json!([vm])).await

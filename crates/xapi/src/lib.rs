@@ -10,6 +10,7 @@
 mod devices;
 mod error;
 mod events;
+mod machine;
 mod other_config;
 mod record;
 mod rpc;

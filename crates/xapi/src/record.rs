@@ -218,6 +218,18 @@ kinds! {
         suspend_vdi: Ref = "suspend_VDI";
         /// What its guest reports.
         guest_metrics: Ref;
+        /// The host it runs on.
+        resident_on: Ref;
+        /// Most processors it can have.
+        vcpus_max: u64 = "VCPUs_max", "integer";
+        /// Processors it starts with.
+        vcpus_at_startup: u64 = "VCPUs_at_startup", "integer";
+        /// Least memory it can be set to, bytes.
+        memory_static_min: u64, "integer";
+        /// Memory it starts with, bytes.
+        memory_static_max: u64, "integer";
+        /// What host and guest tell each other.
+        xenstore_data: Texts;
     }
 
     /// A virtual disk.

@@ -111,7 +111,11 @@ impl Task {
     async fn destroy(&mut self) {
         if self.there {
             self.there = false;
-            match self.client.run("task.destroy", json!([self.reference])).await {
+            let mut destroyed = self.client.run("task.destroy", json!([self.reference])).await;
+            if destroyed.as_ref().is_err_and(|error| !error.is_gone()) {
+                destroyed = self.client.run("task.destroy", json!([self.reference])).await;
+            }
+            match destroyed {
                 Ok(()) => {}
                 Err(error) if error.is_gone() => {}
                 // The pool collects finished tasks itself after about an hour.

@@ -90,12 +90,12 @@ impl Client {
     /// Destroys a disk; one that is gone is no error. Control domains that still hold it are made to let go
     /// (xapi-streams.md §1.6, `VDI_IN_USE`).
     pub async fn destroy_vdi(&self, vdi: &Ref) -> Result<()> {
-        crate::devices::gone_is_fine(self.when_released("VDI.destroy", vdi, &[vdi]).await)
+        crate::devices::gone_is_fine(self.when_released("VDI.destroy", json!([vdi]), &[vdi]).await)
     }
 
     /// Destroys the data of a snapshot with CBT: it stays as a base for changed blocks only (xapi-streams.md §3.3).
     pub async fn data_destroy(&self, vdi: &Ref) -> Result<()> {
-        self.when_released("VDI.data_destroy", vdi, &[vdi]).await
+        self.when_released("VDI.data_destroy", json!([vdi]), &[vdi]).await
     }
 
     /// Turns changed block tracking on.
@@ -130,14 +130,19 @@ impl Client {
         self.call("VDI.get_nbd_info", json!([vdi])).await
     }
 
-    /// Calls `method` on `object` as a task, again while it or one of `disks` is in use, after control domains were
-    /// made to let go of the disks.
-    pub(crate) async fn when_released(&self, method: &str, object: &Ref, disks: &[&Ref]) -> Result<()> {
+    /// Makes a disk that no running VM has larger: `bytes` as the guest will see it.
+    pub async fn resize_vdi(&self, vdi: &Ref, bytes: u64) -> Result<()> {
+        self.when_released("VDI.resize", json!([vdi, bytes]), &[vdi]).await
+    }
+
+    /// Calls `method` as a task, again while its object or one of `disks` is in use, after control domains were made to
+    /// let go of the disks.
+    pub(crate) async fn when_released(&self, method: &str, params: Value, disks: &[&Ref]) -> Result<()> {
         let timing = self.timing();
         let mut delay = (timing.busy_delay / 10).max(Duration::from_millis(1));
         let mut attempt = 1;
         loop {
-            let error = match self.async_call(method, json!([object])).await {
+            let error = match self.async_call(method, &params).await {
                 Ok(_) => return Ok(()),
                 Err(error) => error,
             };

@@ -146,7 +146,7 @@ impl Client {
             self.shut_down_vm(vm, true).await?;
         }
         let disks = if how.disks { self.disks_to_destroy(vm).await? } else { Vec::new() };
-        gone_is_fine(self.when_released("VM.destroy", vm, &disks.iter().collect::<Vec<_>>()).await)?;
+        gone_is_fine(self.when_released("VM.destroy", json!([vm]), &disks.iter().collect::<Vec<_>>()).await)?;
         for snapshot in &record.snapshots {
             // Snapshots have none of their own, so this ends.
             Box::pin(self.destroy_vm(snapshot, how)).await?;

@@ -7,7 +7,8 @@
 //!
 //! - [`Validator`] watches a stream on its way to somewhere else and says at its end whether it was whole;
 //! - [`Importer`] reads one and gives what is in it, chunk by chunk, each checked;
-//! - [`Writer`] makes one.
+//! - [`Writer`] makes one;
+//! - [`mark()`] marks the VM in one on its way to a pool.
 //!
 //! Memory is bounded: a chunk or two, whatever the archive claims.
 
@@ -15,6 +16,7 @@ mod archive;
 mod compression;
 mod error;
 mod importer;
+mod mark;
 mod tar;
 mod validator;
 mod writer;
@@ -23,6 +25,7 @@ pub use archive::{Checksums, DiskSummary, Summary};
 pub use compression::{Compression, Compressor};
 pub use error::XvaError;
 pub use importer::{Chunk, Event, Importer};
+pub use mark::{MarkError, RECORD_SIZE, first_entry, mark};
 pub use validator::Validator;
 pub use writer::{Writer, WriterError, upper_bound};
 

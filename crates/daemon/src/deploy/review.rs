@@ -56,7 +56,7 @@ impl Deployments {
             Some(_) => None,
             None => found.license(spec, &self.licenses.offer().await?),
         };
-        found.image(spec, replacing.is_some());
+        found.image(spec);
         let lines = lines(spec, pool.as_ref(), sr.as_ref(), network.as_ref(), license.as_ref(), self.licenses.required());
         let review = DeployReview { faults: found.faults, warnings: found.warnings, lines, steps: Vec::new() };
         let choice = match (pool, sr, network) {
@@ -223,8 +223,7 @@ impl Found {
         Some(chosen.clone())
     }
 
-    fn image(&mut self, spec: &DeploySpec, replacing: bool) {
-        let _ = replacing;
+    fn image(&mut self, spec: &DeploySpec) {
         let url = &spec.image.url;
         if url.starts_with("http://") || url.starts_with("https://") {
             let host = url::Url::parse(url).ok().and_then(|url| Some((url.host_str()?.to_owned(), url.port_or_known_default()?)));
@@ -254,7 +253,7 @@ impl Found {
             Ok(_) => {
                 let beside = |ending: &str| path.with_added_extension(ending).is_file();
                 if spec.image.sha256.is_none() && !beside("sha256") && !beside("manifest") {
-                    self.warn("image", "nothing says what the image must be: no checksum was given, none stands beside it");
+                    self.fault("image", "nothing says what the image must be: give its SHA-256, or put a .sha256 file beside it");
                 }
             }
         }

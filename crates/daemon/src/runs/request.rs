@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use api::{Intent, Job, RunKind};
 use engine::plan::{
-    BackupPlan, DeployPlan, DestroyPlan, Limits, OpenIntent, Plan, PointPlan, ReconfigurePlan, RecoverPlan, RestorePlan, VmPlan,
-    Work,
+    BackupPlan, DeployPlan, DestroyPlan, Limits, OpenIntent, Plan, PointPlan, ProxyAccess, ReconfigurePlan, RecoverPlan,
+    RestorePlan, VmPlan, Work,
 };
 
 use super::Runs;
@@ -163,6 +163,23 @@ pub(super) fn remote_of(intent: &Intent) -> Option<&str> {
 }
 
 impl Runs {
+    /// How to reach the deployed proxies on the VMs that intents name.
+    async fn deployed_on(&self, intents: &[OpenIntent]) -> Result<Vec<ProxyAccess>, Fault> {
+        let named = |vm: &str| {
+            intents.iter().any(|open| match &open.what {
+                Intent::DeployedVm { replaces, .. } => replaces.as_deref() == Some(vm),
+                Intent::ReconfiguredVm { uuid, .. } => uuid == vm,
+                _ => false,
+            })
+        };
+        let deployed = self.store.deployments().await?.into_iter().filter_map(|record| {
+            let vm = record.vm.filter(|vm| named(vm))?;
+            let (url, fingerprint) = (record.url?, record.fingerprint?);
+            Some(ProxyAccess { vm, name: record.name, url, token: record.secrets.token, fingerprint })
+        });
+        Ok(deployed.collect())
+    }
+
     /// Makes the plan: looks up where the VMs are and how to reach pools and remotes.
     pub(super) async fn plan(&self, run: &str, request: &Request) -> Result<Plan, Fault> {
         let mut pools = BTreeSet::new();
@@ -226,7 +243,8 @@ impl Runs {
                         remotes.insert(id.to_owned());
                     }
                 }
-                Work::Recover(RecoverPlan { run: run.clone(), intents: intents.clone() })
+                let proxies = self.deployed_on(intents).await?;
+                Work::Recover(RecoverPlan { run: run.clone(), intents: intents.clone(), proxies })
             }
         };
         let pools = pools.iter().map(|id| self.pools.access(id)).collect::<Result<Vec<_>, _>>()?;

@@ -1,36 +1,36 @@
 //! Deploying proxies: the flow, its steps, and how each is undone.
+//!
+//! A deployment is one intent from its first byte to its end. The VM is marked with the run before the pool has it
+//! ([`image`]), so that a run that dies leaves nothing that is not found again ([`settle`]). What is passed from host to
+//! guest and back goes through XenStore ([`guest`]), so the certificate is pinned over the hypervisor's channel.
+//!
+//! The end is a commit: the registration stands in the journal, and then the intent is durably settled; of a replacement it
+//! becomes, under the same number, the one to destroy the former VM.
 
-use std::sync::Arc;
+mod check;
+mod flow;
+mod guest;
+mod image;
+mod machine;
+mod proxy;
+mod reconfigure;
+mod settle;
+mod steps;
 
-use api::{Intent, StepInfo};
+use api::ProxyStatus;
 
-use crate::context::Context;
+pub(crate) use flow::deploy;
+pub(crate) use reconfigure::{destroy, reconfigure};
+pub(crate) use settle::settle;
+pub use steps::{deploy_steps, destroy_steps, reconfigure_steps};
+
 use crate::error::Error;
-use crate::journal::Task;
-use crate::plan::{DeployPlan, DeployTimes, DestroyPlan, ReconfigurePlan};
 
-/// The steps of a deployment with their limits.
-pub fn deploy_steps(_: &DeployTimes, _replaces: bool) -> Vec<StepInfo> {
-    Vec::new()
-}
-
-fn not_yet() -> Error {
-    Error::refused("NOT_YET", "this daemon cannot deploy yet".to_owned())
-}
-
-pub(crate) async fn deploy(_: &Arc<Context>, _: &DeployPlan) -> Result<(), Error> {
-    Err(not_yet())
-}
-
-pub(crate) async fn reconfigure(_: &Arc<Context>, _: &ReconfigurePlan) -> Result<(), Error> {
-    Err(not_yet())
-}
-
-pub(crate) async fn destroy(_: &Arc<Context>, _: &DestroyPlan) -> Result<(), Error> {
-    Err(not_yet())
-}
-
-/// Cleans what an interrupted run announced: `run` made it.
-pub(crate) async fn settle(_: &Arc<Context>, _run: &str, _: &Intent, _: &Task) -> Result<(), Error> {
-    Err(not_yet())
+/// Whether the proxy that answers is the one that was meant.
+fn check_id(status: &ProxyStatus, wanted: &str, name: &str) -> Result<(), Error> {
+    if status.id == wanted {
+        return Ok(());
+    }
+    let message = format!("what answers as proxy {name} has the id {:?}, and should have {wanted}", status.id);
+    Err(Error::Refused { code: "PROXY_ANOTHER", message, next: Some("check that the image is of this version of Backhaul") })
 }

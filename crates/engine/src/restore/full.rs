@@ -95,7 +95,7 @@ fn pieces(file: Arc<dyn DiskFile>, length: u64) -> impl Stream<Item = std::io::R
 }
 
 /// The bytes of a repository on their way to a pool, with both waits named: for the read, and for the pool to take them.
-pub(super) fn metered<S>(
+pub(crate) fn metered<S>(
     stream: S,
     meter: Arc<Meter>,
     read_words: String,

@@ -19,6 +19,8 @@ use crate::plan::RestorePlan;
 use crate::pool::Pool;
 use crate::remote::Remote;
 
+pub(crate) use full::metered;
+
 /// What both kinds of restore work with.
 struct Restore<'a> {
     context: &'a Arc<Context>,

@@ -229,7 +229,7 @@ impl Site {
     }
 
     pub async fn recover(&self, intents: Vec<OpenIntent>) -> Story {
-        self.run(Work::Recover(RecoverPlan { run: "run-1".into(), intents })).await
+        self.run(Work::Recover(RecoverPlan { run: "run-1".into(), intents, proxies: Vec::new() })).await
     }
 
     pub async fn points(&self, remote: &str) -> Vec<Point> {

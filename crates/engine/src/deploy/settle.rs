@@ -1,0 +1,197 @@
+//! Undoing: what a deployment made goes, what it switched off or changed is as before. Used by the run itself when a step
+//! failed, and by a recover run when the run died; doing it twice does no harm.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::Intent;
+use xapi::{Record, TaskRecord, Vm};
+
+use super::guest;
+use super::machine::{self, DEPLOY, OBSOLETE};
+use super::proxy::Proxy;
+use crate::context::Context;
+use crate::error::Error;
+use crate::journal::Task;
+use crate::plan::{DeployTimes, ProxyAccess, RecoverPlan};
+use crate::pool::Pool;
+
+/// Cleans what an interrupted run announced.
+pub(crate) async fn settle(context: &Arc<Context>, plan: &RecoverPlan, what: &Intent, task: &Task) -> Result<(), Error> {
+    let times = DeployTimes::default();
+    let access = |vm: &str| plan.proxies.iter().find(|proxy| proxy.vm == vm);
+    match what {
+        Intent::DeployedVm { pool, uuid, replaces } => {
+            let pool = context.pool(pool).await?;
+            let old = replaces.as_deref();
+            let undo = Undo { run: &plan.run, uuid: uuid.as_deref(), old, access: old.and_then(access), times: &times };
+            undo.deployed(&pool, task).await
+        }
+        Intent::ObsoleteVm { pool, uuid } => {
+            let pool = context.pool(pool).await?;
+            obsolete(&pool, &plan.run, uuid, task).await
+        }
+        Intent::ReconfiguredVm { pool, uuid, keys, vcpus, memory } => {
+            let pool = context.pool(pool).await?;
+            let before = Before { uuid, keys, vcpus: *vcpus, memory: *memory };
+            before.put_back(&pool, access(uuid), &times, task).await
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What of a deployment is to be undone.
+pub(crate) struct Undo<'a> {
+    pub(crate) run: &'a str,
+    /// The new VM, if it was known.
+    pub(crate) uuid: Option<&'a str>,
+    /// The VM that ran and was to be replaced.
+    pub(crate) old: Option<&'a str>,
+    pub(crate) access: Option<&'a ProxyAccess>,
+    pub(crate) times: &'a DeployTimes,
+}
+
+impl Undo<'_> {
+    /// Destroys the new VM, and switches the one it was to replace on again.
+    ///
+    /// The VM is found by its mark, which it has had since before the pool had it ([`xva::mark()`]): what has no mark of this run
+    /// was not made by it, or is complete, and is left alone.
+    pub(crate) async fn deployed(&self, pool: &Pool, task: &Task) -> Result<(), Error> {
+        self.end_import(pool).await?;
+        let vms = pool.client.all::<Vm>().await.map_err(pool.failed("list its VMs"))?;
+        let is_ours = |vm: &&Record<Vm>| vm.other_config.get(DEPLOY).is_some_and(|run| run == self.run);
+        let mut found = false;
+        for vm in vms.iter().filter(is_ours).filter(|vm| self.old != Some(vm.uuid.as_str())) {
+            found = true;
+            task.info(format!("destroys the unfinished VM {} ({})", vm.name_label, vm.uuid));
+            machine::destroy(pool, vm, task).await?;
+        }
+        if let Some(uuid) = self.uuid.filter(|_| !found)
+            && vms.iter().any(|vm| vm.uuid == uuid)
+        {
+            task.warn(format!("VM {uuid} does not carry the mark of the run: it is left alone"));
+        }
+        match self.old {
+            Some(old) => self.wake(pool, old, task).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends an import of the run that still goes on: its pool then removes what it made.
+    async fn end_import(&self, pool: &Pool) -> Result<(), Error> {
+        let tasks = pool.client.all::<TaskRecord>().await.map_err(pool.failed("list its tasks"))?;
+        for left in tasks.iter().filter(|left| left.name_label.contains(&import_label(self.run))) {
+            let discarded = pool.client.discard_task(&left.reference).await;
+            discarded.map_err(pool.failed("cancel the import of the image"))?;
+        }
+        Ok(())
+    }
+
+    async fn wake(&self, pool: &Pool, old: &str, task: &Task) -> Result<(), Error> {
+        let Some(vm) = machine::find(pool, old).await? else {
+            task.warn(format!("the former VM {old} is gone: it cannot be switched on again"));
+            return Ok(());
+        };
+        if vm.other_config.get(OBSOLETE).is_some_and(|run| run == self.run) {
+            machine::set_mark(pool, &vm, OBSOLETE, None).await?;
+        }
+        if vm.power_state == "Halted" {
+            task.info(format!("switches the former VM {} on again", vm.name_label));
+            machine::start(pool, &vm).await?;
+        }
+        undrain(self.access, self.times, task).await;
+        Ok(())
+    }
+}
+
+/// How the task of the import of a run's image is called.
+pub(crate) fn import_label(run: &str) -> String {
+    format!("appliance of run {run}")
+}
+
+/// Lets a proxy take runs again once it answers. One that cannot be reached is told of and no more: perhaps that is why it
+/// was to be replaced.
+pub(crate) async fn undrain(access: Option<&ProxyAccess>, times: &DeployTimes, task: &Task) {
+    let Some(access) = access else {
+        task.warn("how to reach the proxy is not known here: if it still holds its runs back, let it drain no longer");
+        return;
+    };
+    let woken = async {
+        let proxy = Proxy::of(access, times.call)?;
+        let status = proxy.wait_for(task, times.daemon).await?;
+        if status.draining {
+            proxy.drain(false).await?;
+        }
+        Ok::<_, Error>(())
+    };
+    if let Err(error) = woken.await {
+        task.warn(format!("proxy {} may still hold its runs back: {}", access.name, error.sentence()));
+    }
+}
+
+/// Destroys a VM that is to go.
+pub(crate) async fn obsolete(pool: &Pool, run: &str, uuid: &str, task: &Task) -> Result<(), Error> {
+    let Some(vm) = machine::find(pool, uuid).await? else { return Ok(()) };
+    if vm.other_config.get(OBSOLETE).is_none_or(|mark| mark != run) {
+        let message = format!("VM {} ({uuid}) does not carry the mark of the run: it is left alone", vm.name_label);
+        return Err(Error::Refused { code: "NOT_ITS_VM", message, next: Some("destroy it on the pool if it is to go") });
+    }
+    task.info(format!("destroys VM {} ({uuid})", vm.name_label));
+    machine::destroy(pool, &vm, task).await
+}
+
+/// A proxy's VM as it was before its address or resources were changed.
+pub(crate) struct Before<'a> {
+    pub(crate) uuid: &'a str,
+    pub(crate) keys: &'a BTreeMap<String, Option<String>>,
+    pub(crate) vcpus: u32,
+    pub(crate) memory: u64,
+}
+
+impl Before<'_> {
+    fn is(&self, vm: &Record<Vm>) -> bool {
+        let same_keys = self.keys.iter().all(|(key, value)| vm.xenstore_data.get(key) == value.as_ref());
+        let same_resources = vm.vcpus_at_startup == u64::from(self.vcpus) && vm.memory_static_max == self.memory;
+        vm.power_state == "Running" && same_keys && same_resources && vm.xenstore_data.contains_key(guest::READY)
+    }
+
+    /// Gives the VM back what it had, restarts it, and lets its proxy take runs again.
+    pub(crate) async fn put_back(
+        &self,
+        pool: &Pool,
+        access: Option<&ProxyAccess>,
+        times: &DeployTimes,
+        task: &Task,
+    ) -> Result<(), Error> {
+        let Some(vm) = machine::find(pool, self.uuid).await? else {
+            task.warn(format!("VM {} is gone: nothing is left to put back", self.uuid));
+            return Ok(());
+        };
+        if !self.is(&vm) {
+            if vm.power_state != "Halted" {
+                machine::switch_off(pool, &vm, times.start, task).await?;
+            }
+            task.info(format!("gives VM {} back what it had, and starts it", vm.name_label));
+            write_keys(pool, &vm, self.keys).await?;
+            machine::resources(pool, &vm, u64::from(self.vcpus), self.memory).await?;
+            machine::start(pool, &vm).await?;
+        }
+        undrain(access, times, task).await;
+        Ok(())
+    }
+}
+
+/// Writes what the guest is told of its address, and takes away what it told when it came up last.
+pub(crate) async fn write_keys(pool: &Pool, vm: &Record<Vm>, keys: &BTreeMap<String, Option<String>>) -> Result<(), Error> {
+    let written = async {
+        pool.client.clear_xenstore_key(&vm.reference, guest::READY).await?;
+        for (key, value) in keys {
+            match value {
+                Some(value) => pool.client.set_xenstore_key(&vm.reference, key, value).await?,
+                None => pool.client.clear_xenstore_key(&vm.reference, key).await?,
+            }
+        }
+        Ok(())
+    };
+    written.await.map_err(pool.failed(format!("write the address of {} into the XenStore data of its VM", vm.name_label)))
+}
