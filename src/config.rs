@@ -190,6 +190,20 @@ impl Config {
         })
     }
 
+    /// Adds a proxy, or brings the entry of its name up to date, and writes the file.
+    ///
+    /// # Errors
+    /// [`ConfigError::File`], and whatever is wrong with the present file.
+    pub fn put_proxy(dir: &Path, proxy: Proxy) -> Result<(), ConfigError> {
+        change_proxies(dir, |proxies| {
+            match proxies.iter_mut().find(|known| known.name == proxy.name) {
+                Some(known) => *known = proxy,
+                None => proxies.push(proxy),
+            }
+            Ok(())
+        })
+    }
+
     /// Removes a proxy and writes the file.
     ///
     /// # Errors

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::deploy::{DeployArgs, ReconfigureArgs, RedeployArgs};
+use super::license::LicenseCommand;
+
 /// The console over a fleet of backup proxies; without a command, its screen.
 #[derive(Debug, Parser)]
 #[command(name = "backhaul", version, max_term_width = 100, after_help = EXIT_CODES)]
@@ -76,6 +79,9 @@ pub enum Command {
     /// The proxies this console knows
     #[command(subcommand)]
     Proxy(ProxyCommand),
+    /// Licences: issue, import, bind
+    #[command(subcommand)]
+    License(LicenseCommand),
     /// The pools a proxy reads from and restores to
     #[command(subcommand)]
     Pool(PoolCommand),
@@ -184,6 +190,32 @@ pub enum ProxyCommand {
     /// Forget a proxy; nothing changes on it
     Remove {
         /// Its name
+        name: String,
+    },
+    /// Deploy a new proxy into a pool: the plan is shown first, and nothing is touched before it is accepted
+    Deploy(Box<DeployArgs>),
+    /// The proxies that have been deployed, and by whom
+    Deployed,
+    /// Get to know a deployed proxy: its address, certificate and token come from the proxy that deployed it
+    Claim {
+        /// Its name or id
+        name: String,
+    },
+    /// Make a deployed proxy anew from an image; jobs, remotes and identity stay
+    Redeploy(RedeployArgs),
+    /// Change address or resources of a deployed proxy; its VM is restarted
+    Reconfigure(ReconfigureArgs),
+    /// Destroy a deployed proxy with its VM; its licence is free again
+    Destroy {
+        /// Its name or id
+        name: String,
+        /// Its name once more, instead of typing it when asked
+        #[arg(long, value_name = "NAME")]
+        confirm: Option<String>,
+    },
+    /// Forget a deployed proxy and free its licence; its VM stays
+    Forget {
+        /// Its name or id
         name: String,
     },
 }

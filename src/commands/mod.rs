@@ -2,9 +2,11 @@
 
 pub mod cli;
 mod context;
+mod deploy;
 mod failure;
 mod job;
 mod lab;
+mod license;
 mod objects;
 mod output;
 mod proxy;
@@ -58,6 +60,7 @@ async fn perform(Cli { common, screen, command }: Cli) -> Result<(), Failure> {
     match command {
         Command::Lab(arguments) => lab::run(&common, &screen, arguments).await,
         Command::Proxy(command) => proxy::run(&common, command).await,
+        Command::License(command) => license::run(&common, command).await,
         Command::Pool(command) => objects::pool(&Context::new(&common)?, command).await,
         Command::Vm(command) => objects::vm(&Context::new(&common)?, command).await,
         Command::Sr(command) => objects::sr(&Context::new(&common)?, command).await,

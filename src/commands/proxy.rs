@@ -11,7 +11,7 @@ use url::Url;
 use super::cli::{Common, ProxyCommand, TokenSource};
 use super::context::{Context, config_dir};
 use super::failure::{Exit, Failure};
-use super::output;
+use super::{deploy, output};
 use crate::config::{self, Config, Proxy, Token};
 use crate::fleet::{CallError, Client};
 
@@ -37,6 +37,13 @@ pub async fn run(common: &Common, command: ProxyCommand) -> Result<(), Failure> 
     match command {
         ProxyCommand::List => list(common).await,
         ProxyCommand::Show { name } => show(common, name).await,
+        ProxyCommand::Deploy(arguments) => deploy::deploy(common, *arguments).await,
+        ProxyCommand::Deployed => deploy::list(common).await,
+        ProxyCommand::Claim { name } => deploy::claim(common, &name).await,
+        ProxyCommand::Redeploy(arguments) => deploy::redeploy(common, arguments).await,
+        ProxyCommand::Reconfigure(arguments) => deploy::reconfigure(common, arguments).await,
+        ProxyCommand::Destroy { name, confirm } => deploy::destroy(common, &name, confirm).await,
+        ProxyCommand::Forget { name } => deploy::forget(common, &name).await,
         ProxyCommand::Add { name, url, token, fingerprint, accept_fingerprint } => {
             add(common, name, &url, &token, fingerprint.as_deref(), accept_fingerprint).await
         }

@@ -1,0 +1,389 @@
+//! `backhaul proxy deploy` and what is done to deployed proxies later.
+//!
+//! The parameters are [`api::deploy::FIELDS`], the same table that makes the console's form: a field added there is an
+//! option here. Secrets are read from files or standard input, never from the command line.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use api::deploy::{Answers, FIELDS, FieldInfo, FieldKind};
+use api::{
+    AddressSpec, DeployClaim, DeployDestroy, DeployForget, DeployReconfigure, DeployReview, DeployReviewGet, DeploySpec,
+    DeployStart, Deployed, DeployedList, DestroyParams, IdParams, ImageSource, NoParams, ReconfigureParams, Redeploy,
+    RedeployParams, Run,
+};
+use clap::{Arg, ArgMatches, Args, FromArgMatches};
+
+use super::cli::Common;
+use super::context::{Context, Site, config_dir};
+use super::failure::{Exit, Failure};
+use super::objects::print_list;
+use super::{output, watch};
+use crate::config::{Config, ConfigError, Proxy, Token, check_url};
+
+/// The answers on a command line.
+#[derive(Clone, Default)]
+pub struct DeployAnswers {
+    given: Vec<(&'static str, Given)>,
+}
+
+#[derive(Clone)]
+enum Given {
+    Value(String),
+    File(PathBuf),
+}
+
+impl std::fmt::Debug for DeployAnswers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.given.iter().map(|(id, _)| id)).finish()
+    }
+}
+
+/// The option of a field: secrets come from a file.
+fn option(field: &FieldInfo) -> String {
+    if field.kind == FieldKind::Secret { format!("{}-file", field.id) } else { field.id.to_owned() }
+}
+
+impl Args for DeployAnswers {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        FIELDS.iter().fold(command, |command, field| {
+            let mut help = field.help.to_owned();
+            if let FieldKind::OneOf(words) = field.kind {
+                let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+                help.push_str(&format!(": {}", words.join(", ")));
+            }
+            if !field.default.is_empty() {
+                help.push_str(&format!(" [default: {}]", field.default));
+            }
+            let secret = field.kind == FieldKind::Secret;
+            if secret {
+                help.push_str("; read from this file, - for standard input");
+            }
+            let value_name = if secret { "FILE" } else { "VALUE" };
+            command.arg(Arg::new(field.id).long(option(field)).value_name(value_name).help(help))
+        })
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for DeployAnswers {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = FIELDS.iter().filter_map(|field| {
+            let value = matches.get_one::<String>(field.id)?.clone();
+            let secret = field.kind == FieldKind::Secret;
+            Some((field.id, if secret { Given::File(value.into()) } else { Given::Value(value) }))
+        });
+        Ok(Self { given: given.collect() })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl DeployAnswers {
+    fn read(self) -> Result<Answers, Failure> {
+        let mut answers = Answers::default();
+        for (id, given) in self.given {
+            let value = match given {
+                Given::Value(value) => value,
+                Given::File(path) => read_secret(&path)?,
+            };
+            answers.set(id, value);
+        }
+        Ok(answers)
+    }
+}
+
+fn read_secret(path: &Path) -> Result<String, Failure> {
+    if path == Path::new("-") {
+        let mut text = String::new();
+        let read = io::stdin().lock().take(64 << 10).read_to_string(&mut text);
+        read.map_err(|error| Failure::failed("SECRET", format!("cannot read from standard input: {error}")))?;
+        return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| Failure::file("read", path, &error))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// `proxy deploy`.
+#[derive(Debug, Args)]
+pub struct DeployArgs {
+    #[command(flatten)]
+    answers: DeployAnswers,
+    /// Only show what would be done; touches nothing
+    #[arg(long)]
+    plan: bool,
+    /// Do what was shown without asking
+    #[arg(long)]
+    yes: bool,
+    /// Return once the run has started, instead of following it to its end
+    #[arg(long)]
+    no_watch: bool,
+}
+
+/// `proxy redeploy`.
+#[derive(Debug, Args)]
+pub struct RedeployArgs {
+    /// Name or id of the deployed proxy
+    name: String,
+    /// Another image: a path on the deploying proxy, or a URL
+    #[arg(long)]
+    image: Option<String>,
+    /// SHA-256 of the image [default: from the file beside it]
+    #[arg(long, requires = "image")]
+    image_sha256: Option<String>,
+    /// Another storage repository, by name or UUID
+    #[arg(long)]
+    sr: Option<String>,
+}
+
+/// `proxy reconfigure`.
+#[derive(Debug, Args)]
+pub struct ReconfigureArgs {
+    /// Name or id of the deployed proxy
+    name: String,
+    /// Get the address from the network
+    #[arg(long, conflicts_with = "ip")]
+    dhcp: bool,
+    /// Static address, with or without /prefix
+    #[arg(long)]
+    ip: Option<String>,
+    /// Mask or prefix length, unless the address has it
+    #[arg(long, default_value = "", requires = "ip", hide_default_value = true)]
+    netmask: String,
+    /// Router
+    #[arg(long, default_value = "", requires = "ip", hide_default_value = true)]
+    gateway: String,
+    /// Addresses of name servers, separated by commas
+    #[arg(long, default_value = "", requires = "ip", hide_default_value = true)]
+    dns: String,
+    /// Processors
+    #[arg(long)]
+    vcpus: Option<u32>,
+    /// Memory, MiB
+    #[arg(long, value_name = "MIB")]
+    memory_mib: Option<u64>,
+}
+
+/// `proxy deploy`: shows the plan, asks, starts the run, follows it, and gets to know the new proxy.
+///
+/// # Errors
+/// [`Failure`].
+pub async fn deploy(common: &Common, arguments: DeployArgs) -> Result<(), Failure> {
+    let context = Context::new(common)?;
+    let answers = arguments.answers.read()?;
+    let site = deployer(&context, answers.get("pool")).await?;
+    let spec = spec(&site, answers).await?;
+    let review = site.call::<DeployReviewGet>(&spec).await?;
+    if context.json && arguments.plan {
+        output::json(&review)?;
+    } else if !context.json {
+        show(&site, &review)?;
+    }
+    if !review.faults.is_empty() {
+        return Err(Failure { exit: Exit::Failed, report: Some(api::deploy::refusal(&review.faults)) });
+    }
+    if arguments.plan {
+        return Ok(());
+    }
+    if !arguments.yes && !agreed("Deploy it?")? {
+        return Err(Failure::refused("NOT_AGREED", "nothing was touched").next("--yes does it without asking"));
+    }
+    let run = site.call::<DeployStart>(&spec).await?;
+    if arguments.no_watch {
+        return watch::started(&context, &site, &run, false).await;
+    }
+    watch::follow(&context, &site, &run.id, 0).await?;
+    adopt(common, &site, &spec.name).await
+}
+
+/// `proxy redeploy`.
+///
+/// # Errors
+/// [`Failure`].
+pub async fn redeploy(common: &Common, arguments: RedeployArgs) -> Result<(), Failure> {
+    let context = Context::new(common)?;
+    let (site, deployed) = find(&context, &arguments.name).await?;
+    let image = arguments.image.map(|url| ImageSource { url, sha256: arguments.image_sha256 });
+    let run = site.call::<Redeploy>(&RedeployParams { id: deployed.id, image, sr: arguments.sr }).await?;
+    follow_and_adopt(common, &context, &site, &run, &deployed.name).await
+}
+
+/// `proxy reconfigure`.
+///
+/// # Errors
+/// [`Failure`].
+pub async fn reconfigure(common: &Common, arguments: ReconfigureArgs) -> Result<(), Failure> {
+    let context = Context::new(common)?;
+    let address = match &arguments.ip {
+        Some(ip) => Some(AddressSpec::parse(ip, &arguments.netmask, &arguments.gateway, &arguments.dns).map_err(|faults| {
+            let words: Vec<String> = faults.iter().map(|fault| format!("{}: {fault}", fault.field)).collect();
+            Failure::usage(words.join("; "))
+        })?),
+        None => arguments.dhcp.then_some(AddressSpec::Dhcp),
+    };
+    let memory = arguments.memory_mib.map(|mib| mib.saturating_mul(1 << 20));
+    if address.is_none() && arguments.vcpus.is_none() && memory.is_none() {
+        return Err(Failure::usage("say what to change: --dhcp, --ip, --vcpus, --memory-mib"));
+    }
+    let (site, deployed) = find(&context, &arguments.name).await?;
+    let params = ReconfigureParams { id: deployed.id, address, vcpus: arguments.vcpus, memory };
+    let run = site.call::<DeployReconfigure>(&params).await?;
+    follow_and_adopt(common, &context, &site, &run, &deployed.name).await
+}
+
+/// `proxy destroy`.
+///
+/// # Errors
+/// [`Failure`].
+pub async fn destroy(common: &Common, name: &str, confirm: Option<String>) -> Result<(), Failure> {
+    let context = Context::new(common)?;
+    let (site, deployed) = find(&context, name).await?;
+    let typed = match confirm {
+        Some(typed) => typed,
+        None => ask(&format!(
+            "This destroys the VM of the proxy {} with its disk. Type its name to go on: ",
+            output::printable(&deployed.name)
+        ))?,
+    };
+    let run = site.call::<DeployDestroy>(&DestroyParams { id: deployed.id, name: typed }).await?;
+    watch::follow(&context, &site, &run.id, 0).await?;
+    drop_entry(common, &deployed.name)
+}
+
+/// `proxy forget`.
+///
+/// # Errors
+/// [`Failure`].
+pub async fn forget(common: &Common, name: &str) -> Result<(), Failure> {
+    let context = Context::new(common)?;
+    let (site, deployed) = find(&context, name).await?;
+    site.call::<DeployForget>(&IdParams { id: deployed.id.clone() }).await?;
+    if !context.json {
+        let vm = deployed.vm.as_deref().unwrap_or("none");
+        output::line(&output::printable(&format!("{} is forgotten; its VM {vm} stays", deployed.name)))?;
+    }
+    drop_entry(common, &deployed.name)
+}
+
+/// `proxy deployed`.
+///
+/// # Errors
+/// [`Failure`].
+pub async fn list(common: &Common) -> Result<(), Failure> {
+    let context = Context::new(common)?;
+    let found = context.gather::<DeployedList>(&NoParams {}).await?;
+    let headings = ["NAME", "BY", "STATE", "POOL", "ADDRESS", "RUN", "VM", "ID"];
+    print_list(&context, found, &headings, |proxy, deployed: Deployed| {
+        let state = output::word(&deployed.state);
+        let (url, vm) = (deployed.url.unwrap_or_default(), deployed.vm.unwrap_or_default());
+        vec![deployed.name, proxy.to_owned(), state, deployed.pool_name, url, deployed.run, vm, deployed.id]
+    })
+}
+
+/// `proxy claim`: gets to know a proxy that somebody else had deployed.
+///
+/// # Errors
+/// [`Failure`].
+pub async fn claim(common: &Common, name: &str) -> Result<(), Failure> {
+    let context = Context::new(common)?;
+    let (site, deployed) = find(&context, name).await?;
+    adopt(common, &site, &deployed.name).await
+}
+
+async fn follow_and_adopt(common: &Common, context: &Context, site: &Site, run: &Run, name: &str) -> Result<(), Failure> {
+    watch::follow(context, site, &run.id, 0).await?;
+    adopt(common, site, name).await
+}
+
+/// The proxy that has the pool and so deploys into it.
+async fn deployer(context: &Context, pool: &str) -> Result<Site, Failure> {
+    if pool.is_empty() {
+        return Err(Failure::usage("say into which pool with --pool").next("backhaul pool list"));
+    }
+    let names = |pool: &api::Pool| [pool.id.clone(), pool.name.clone()];
+    Ok(context.find::<api::PoolList, _>("pool", pool, &NoParams {}, names).await?.0)
+}
+
+/// Completes the answers with what the deployer has at hand, and checks them.
+async fn spec(site: &Site, mut answers: Answers) -> Result<DeploySpec, Failure> {
+    if answers.get("image").is_empty() {
+        let options = site.call::<api::DeployOptionsGet>(&NoParams {}).await?;
+        if let Some(image) = options.image {
+            answers.set("image", image);
+        }
+    }
+    DeploySpec::from_answers(&answers).map_err(|faults| {
+        let report = api::deploy::refusal(&faults);
+        Failure { exit: Exit::Usage, report: Some(report) }
+    })
+}
+
+async fn find(context: &Context, name: &str) -> Result<(Site, Deployed), Failure> {
+    let names = |deployed: &Deployed| [deployed.id.clone(), deployed.name.clone()];
+    context.find::<DeployedList, _>("deployed proxy", name, &NoParams {}, names).await
+}
+
+fn show(site: &Site, review: &DeployReview) -> io::Result<()> {
+    output::line(&output::printable(&format!("deployed by {}:", site.name)))?;
+    for (label, value) in &review.lines {
+        output::line(&output::printable(&format!("  {label:<12} {value}")))?;
+    }
+    let steps: Vec<&str> = review.steps.iter().map(|step| step.name.as_str()).collect();
+    output::line(&format!("  {:<12} {}", "Steps", steps.join(", ")))?;
+    for warning in &review.warnings {
+        output::line(&output::printable(&format!("  note: {}: {}", warning.field, warning.message)))?;
+    }
+    Ok(())
+}
+
+fn ask(question: &str) -> Result<String, Failure> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Err(Failure::refused("NOT_CONFIRMED", "there is nobody to ask").next("see --help for the option that confirms"));
+    }
+    let _ = write!(io::stderr().lock(), "{question}");
+    let mut answer = String::new();
+    let read = io::stdin().lock().read_line(&mut answer);
+    read.map_err(|error| Failure::failed("TERMINAL", format!("cannot read the answer: {error}")))?;
+    Ok(answer.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn agreed(question: &str) -> Result<bool, Failure> {
+    Ok(matches!(ask(&format!("{question} [y/N] "))?.trim(), "y" | "Y" | "yes"))
+}
+
+/// Adds a deployed proxy to the configuration, or brings its entry up to date.
+async fn adopt(common: &Common, site: &Site, name: &str) -> Result<(), Failure> {
+    let credentials = site.call::<DeployClaim>(&IdParams { id: name.to_owned() }).await?;
+    let wrong = |what: &str, why: String| Failure::failed("CLAIM", format!("{} told {what} that is none: {why}", site.name));
+    let proxy = Proxy {
+        name: credentials.name.clone(),
+        url: check_url(&credentials.url).map_err(|why| wrong("an address", why))?,
+        token: Token::new(&credentials.token).map_err(|why| wrong("a token", why))?,
+        fingerprint: credentials
+            .fingerprint
+            .parse()
+            .map_err(|error: tls::ParseFingerprintError| wrong("a fingerprint", error.to_string()))?,
+    };
+    let shown = format!("proxy {} answers at {}, certificate {}", proxy.name, credentials.url, proxy.fingerprint);
+    Config::put_proxy(&config_dir(common)?, proxy)?;
+    if common.json {
+        let entry =
+            serde_json::json!({ "name": credentials.name, "url": credentials.url, "fingerprint": credentials.fingerprint });
+        return Ok(output::json(&entry)?);
+    }
+    Ok(output::line(&output::printable(&shown))?)
+}
+
+/// Takes a proxy out of the configuration, if it is there.
+fn drop_entry(common: &Common, name: &str) -> Result<(), Failure> {
+    match Config::remove_proxy(&config_dir(common)?, name) {
+        Ok(()) | Err(ConfigError::NoSuchProxy { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
