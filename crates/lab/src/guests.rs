@@ -33,13 +33,14 @@ pub struct Report {
 
 /// Whoever runs guests.
 pub trait Guests: Send + Sync + 'static {
-    /// A machine starts. Answers once its guest has reported.
+    /// A machine starts. Answers once its guest has reported; dropped before, when the machine is switched off earlier or
+    /// the lab is closed.
     ///
     /// # Errors
     /// Why it does not come up: it then runs without ever reporting.
     fn boot(&self, machine: Boot) -> BoxFuture<'static, Result<Report, String>>;
 
-    /// A machine is switched off; `clean`: its guest was asked to stop.
+    /// A machine is switched off; `clean`: its guest was asked to stop. The machine is off when this answers.
     fn halt(&self, vm: &str, clean: bool) -> BoxFuture<'static, ()>;
 
     /// A machine is gone for good, with its disks.

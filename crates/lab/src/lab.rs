@@ -161,6 +161,7 @@ impl PoolHandle {
             cancels: Mutex::default(),
             listening: OnceLock::new(),
             guests: OnceLock::new(),
+            booted: Mutex::default(),
             stop,
             tracker: TaskTracker::new(),
             runtime: Handle::current(),
@@ -296,9 +297,11 @@ impl PoolHandle {
             .map_err(|failure| LabError::Spec(failure.to_string()))
     }
 
-    /// Says who runs the guests of appliances; only the first counts.
+    /// Says who runs the guests of appliances; only the first counts. Machines of appliances that run are booted.
     pub fn set_guests(&self, guests: Arc<dyn crate::guests::Guests>) {
-        let _first = self.inner.guests.set(guests);
+        if self.inner.guests.set(guests).is_ok() {
+            rpc::boot_all(&self.inner);
+        }
     }
 
     /// Sets how many bytes a second each running machine writes.

@@ -85,6 +85,8 @@ pub(crate) struct Pool {
     pub listening: OnceLock<(SocketAddr, SocketAddr)>,
     /// Who runs the guests of appliances, if anybody does.
     pub guests: OnceLock<Arc<dyn crate::guests::Guests>>,
+    /// The guests that were started, by reference of their machine.
+    pub booted: Mutex<HashMap<String, crate::rpc::Booted>>,
     /// Ends everything.
     pub stop: CancellationToken,
     /// Everything that runs for the pool.

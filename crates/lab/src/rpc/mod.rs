@@ -5,6 +5,7 @@ mod args;
 mod device;
 mod event;
 mod generic;
+mod guest;
 mod power;
 mod session;
 mod snapshot;
@@ -18,6 +19,7 @@ use serde_json::Value;
 
 pub(crate) use args::Args;
 pub(crate) use device::{mac, new_mac};
+pub(crate) use guest::{Booted, boot_all};
 pub(crate) use power::{guest_reports, switch_on};
 pub(crate) use session::password_is_right;
 pub(crate) use task::{Task, finish as finish_task};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::vm::{check_not_blocked, check_power, disks, update_allowed_operations};
-use super::{Args, Context, vdi};
+use super::{Args, Context, guest, vdi};
 use crate::failure::{Answer, Failure};
 use crate::pool::Pool;
 use crate::record::{self, NULL};
@@ -27,30 +27,45 @@ pub(super) fn call(context: &Context<'_>, method: &str, args: &Args<'_>) -> Opti
         "hard_shutdown" => {
             args.exactly(1).and_then(|()| stop(context, args.text(0)?, method, &["Running", "Paused", "Suspended"]))
         }
+        "clean_reboot" => args.exactly(1).and_then(|()| reboot(context, args.text(0)?, method, &["Running"])),
+        "hard_reboot" => args.exactly(1).and_then(|()| reboot(context, args.text(0)?, method, &["Running", "Paused"])),
         "suspend" => args.exactly(1).and_then(|()| suspend(context, args.text(0)?)),
         "pause" => args.exactly(1).and_then(|()| switch(context, args.text(0)?, "pause", "Running", "Paused")),
-        "unpause" => args.exactly(1).and_then(|()| switch(context, args.text(0)?, "unpause", "Paused", "Running")),
+        "unpause" => args.exactly(1).and_then(|()| {
+            let answer = switch(context, args.text(0)?, "unpause", "Paused", "Running")?;
+            guest::boot(context.pool, args.text(0)?);
+            Ok(answer)
+        }),
         _ => return None,
     })
 }
 
 fn start(context: &Context<'_>, vm: &str, paused: bool) -> Answer {
     let pool = context.pool;
-    let boots = pool.db.with(|store| {
+    pool.db.with(|store| {
         check_not_blocked(store, vm, "start")?;
         check_power(store, vm, &["Halted"])?;
         if store.flag("VM", vm, "is_a_template")? {
             return Err(Failure::new("VM_IS_TEMPLATE", [vm]));
         }
-        let disks = disks(store, vm)?;
-        for (_, vdi) in &disks {
-            vdi::check_not_attached(store, vdi, "attach", None)?;
+        for (_, vdi) in disks(store, vm)? {
+            vdi::check_not_attached(store, &vdi, "attach", None)?;
         }
-        Ok(disks.into_iter().next().map(|(_, vdi)| vdi))
+        switch_on(store, pool.master(), vm, paused)
     })?;
-    let bootable = boots.is_some_and(|vdi| has_partitions(pool, &vdi));
-    pool.db.with(|store| switch_on(store, pool.master(), vm, paused))?;
-    if !paused && bootable {
+    if !paused {
+        come_up(pool, vm);
+    }
+    Ok("".into())
+}
+
+/// What runs inside a machine that was switched on comes up: an appliance's guest by whoever runs it, else an agent.
+fn come_up(pool: &Arc<Pool>, vm: &str) {
+    if guest::boot(pool, vm) {
+        return;
+    }
+    let boots = pool.db.with(|store| disks(store, vm)).ok().and_then(|disks| disks.into_iter().next());
+    if boots.is_some_and(|(_, vdi)| has_partitions(pool, &vdi)) {
         let (late, vm) = (Arc::clone(pool), vm.to_owned());
         pool.runtime.spawn(pool.tracker.track_future(async move {
             tokio::select! {
@@ -61,7 +76,6 @@ fn start(context: &Context<'_>, vm: &str, paused: bool) -> Answer {
             let _gone = late.db.with(|store| guest_reports(store, &vm));
         }));
     }
-    Ok("".into())
 }
 
 /// Whether the disk begins with a partition table: a restored disk of garbage does not boot, and its agent never reports.
@@ -75,7 +89,7 @@ fn has_partitions(pool: &Pool, vdi: &str) -> bool {
 pub(crate) fn switch_on(store: &mut Store, host: &str, vm: &str, paused: bool) -> Result<(), Failure> {
     store.set("VM", vm, "power_state", if paused { "Paused" } else { "Running" })?;
     store.set("VM", vm, "resident_on", host)?;
-    let domain = store.all("VM").filter_map(|(_, record)| record["domid"].as_i64()).max().unwrap_or(0) + 1;
+    let domain = free_domain(store);
     store.set("VM", vm, "domid", domain)?;
     attach_devices(store, vm, true)?;
     let metrics = store.text("VM", vm, "metrics")?;
@@ -83,6 +97,11 @@ pub(crate) fn switch_on(store: &mut Store, host: &str, vm: &str, paused: bool) -
         store.set("VM_metrics", &metrics, "start_time", record::now())?;
     }
     update_allowed_operations(store, vm)
+}
+
+/// A number that no domain has.
+fn free_domain(store: &Store) -> i64 {
+    store.all("VM").filter_map(|(_, record)| record["domid"].as_i64()).max().unwrap_or(0) + 1
 }
 
 /// The guest's agent has come up.
@@ -119,27 +138,57 @@ fn switch_off(store: &mut Store, vm: &str, state: &str) -> Result<(), Failure> {
     store.set("VM", vm, "resident_on", NULL)?;
     store.set("VM", vm, "domid", -1)?;
     attach_devices(store, vm, false)?;
-    let guest = store.text("VM", vm, "guest_metrics")?;
-    store.set("VM", vm, "guest_metrics", NULL)?;
-    store.remove("VM_guest_metrics", &guest);
+    guest::forget_metrics(store, vm)?;
     update_allowed_operations(store, vm)
 }
 
 fn stop(context: &Context<'_>, vm: &str, operation: &str, states: &[&str]) -> Answer {
     let pool = context.pool;
-    let memory = pool.db.with(|store| {
+    let check = |store: &Store| {
         check_not_blocked(store, vm, operation)?;
         check_power(store, vm, states)?;
         if store.flag("VM", vm, "is_control_domain")? {
             return Err(Failure::not_allowed("a control domain is not switched off"));
         }
+        Ok(())
+    };
+    pool.db.with(|store| check(store))?;
+    guest::halt(pool, vm, operation == "clean_shutdown");
+    let memory = pool.db.with(|store| {
+        // Somebody else may have switched it off while its guest was stopping.
+        check(store)?;
         let memory = store.text("VM", vm, "suspend_VDI")?;
         store.set("VM", vm, "suspend_VDI", NULL)?;
         switch_off(store, vm, "Halted")?;
         store.remove("VDI", &memory);
-        Ok(memory)
+        Ok::<_, Failure>(memory)
     })?;
     pool.shelf.remove(&memory)?;
+    Ok("".into())
+}
+
+/// Off and on again, on the same host: another domain, and a guest that has to report anew.
+fn reboot(context: &Context<'_>, vm: &str, operation: &str, states: &[&str]) -> Answer {
+    let pool = context.pool;
+    let check = |store: &Store| {
+        check_not_blocked(store, vm, operation)?;
+        check_power(store, vm, states)?;
+        if store.flag("VM", vm, "is_control_domain")? {
+            return Err(Failure::not_allowed("a control domain is not switched off"));
+        }
+        Ok(())
+    };
+    pool.db.with(|store| check(store))?;
+    guest::halt(pool, vm, operation == "clean_reboot");
+    pool.db.with(|store| {
+        check(store)?;
+        let (host, domain) = (store.text("VM", vm, "resident_on")?, free_domain(store));
+        switch_off(store, vm, "Halted")?;
+        switch_on(store, &host, vm, false)?;
+        // Whoever watches the machine sees by the number that it is another domain.
+        store.set("VM", vm, "domid", domain)
+    })?;
+    come_up(pool, vm);
     Ok("".into())
 }
 
@@ -152,6 +201,7 @@ fn suspend(context: &Context<'_>, vm: &str) -> Answer {
     })?;
     let memory =
         vdi::create_disk(pool, json!({ "SR": sr, "name_label": "Suspend image", "type": "suspend", "virtual_size": 16 << 20 }))?;
+    guest::halt(pool, vm, false);
     pool.db.with(|store| {
         switch_off(store, vm, "Suspended")?;
         store.set("VM", vm, "suspend_VDI", memory)?;
@@ -167,10 +217,13 @@ fn resume(context: &Context<'_>, vm: &str, paused: bool) -> Answer {
         let memory = store.text("VM", vm, "suspend_VDI")?;
         store.set("VM", vm, "suspend_VDI", NULL)?;
         switch_on(store, pool.master(), vm, paused)?;
-        guest_reports(store, vm)?;
         store.remove("VDI", &memory);
         Ok::<_, Failure>(memory)
     })?;
+    if !paused && !guest::boot(pool, vm) {
+        // The agent of a guest that was asleep is there at once.
+        pool.db.with(|store| guest_reports(store, vm))?;
+    }
     pool.shelf.remove(&memory)?;
     Ok("".into())
 }

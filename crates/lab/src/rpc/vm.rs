@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Args, Context};
+use super::{Args, Context, guest};
 use crate::failure::{Answer, Failure};
 use crate::record::{self, NULL};
 use crate::store::{Record, Store};
@@ -80,13 +80,12 @@ pub(super) fn call(context: &Context<'_>, method: &str, args: &Args<'_>) -> Opti
         "get_allowed_VBD_devices" => args.exactly(1).and_then(|()| db.with(|store| free_devices(store, args.text(0)?, "VBD"))),
         "get_allowed_VIF_devices" => args.exactly(1).and_then(|()| db.with(|store| free_devices(store, args.text(0)?, "VIF"))),
         "set_memory_limits" => args.exactly(5).and_then(|()| {
-            let fields = ["memory_static_min", "memory_static_max", "memory_dynamic_min", "memory_dynamic_max"];
-            db.with(|store| {
-                for (index, field) in fields.iter().enumerate() {
-                    store.set("VM", args.text(0)?, field, args.integer(index + 1)?)?;
-                }
-                Ok("".into())
-            })
+            let bytes = [args.integer(1)?, args.integer(2)?, args.integer(3)?, args.integer(4)?];
+            db.with(|store| set_memory(store, args.text(0)?, bytes))
+        }),
+        "set_VCPUs_max" | "set_VCPUs_at_startup" => args.exactly(2).and_then(|()| {
+            let field = if method == "set_VCPUs_max" { "VCPUs_max" } else { "VCPUs_at_startup" };
+            db.with(|store| set_processors(store, args.text(0)?, field, args.integer(1)?))
         }),
         "set_bios_strings" => args.exactly(2).and_then(|()| set_bios_strings(context, args)),
         "assert_operation_valid" => args.exactly(2).and_then(|()| {
@@ -150,6 +149,7 @@ pub(super) fn take_over(template: &Record, given: &Map<String, Value>, own: &[&s
 
 fn destroy(context: &Context<'_>, vm: &str) -> Answer {
     let pool = context.pool;
+    let tell = guest::before_destroying(pool, vm);
     let vtpms = pool.db.with(|store| {
         check_not_blocked(store, vm, "destroy")?;
         check_power(store, vm, &["Halted"])?;
@@ -180,6 +180,35 @@ fn destroy(context: &Context<'_>, vm: &str) -> Answer {
     for vtpm in vtpms {
         contents.remove(&vtpm);
     }
+    drop(contents);
+    tell(pool);
+    Ok("".into())
+}
+
+/// Sets the limits of a machine that is off, bytes: static minimum and maximum, dynamic minimum and maximum.
+fn set_memory(store: &mut Store, vm: &str, bytes: [i64; 4]) -> Answer {
+    check_power(store, vm, &["Halted"])?;
+    let [static_min, static_max, dynamic_min, dynamic_max] = bytes;
+    if !(0 <= static_min && static_min <= dynamic_min && dynamic_min <= dynamic_max && dynamic_max <= static_max) {
+        return Err(Failure::new("MEMORY_CONSTRAINT_VIOLATION_ORDER", [""; 0]));
+    }
+    for (field, bytes) in ["memory_static_min", "memory_static_max", "memory_dynamic_min", "memory_dynamic_max"].iter().zip(bytes)
+    {
+        store.set("VM", vm, field, bytes)?;
+    }
+    Ok("".into())
+}
+
+/// Sets one of the numbers of processors of a machine that is off: it never starts with more than it can have.
+fn set_processors(store: &mut Store, vm: &str, field: &str, count: i64) -> Answer {
+    check_power(store, vm, &["Halted"])?;
+    let other = |field: &str| store.get("VM", vm).map(|record| record[field].as_i64().unwrap_or(1));
+    let fits = if field == "VCPUs_max" { other("VCPUs_at_startup")? <= count } else { count <= other("VCPUs_max")? };
+    if count < 1 || !fits {
+        let rule = "VCPU values must satisfy: 0 < VCPUs_at_startup ≤ VCPUs_max".to_owned();
+        return Err(Failure::new("INVALID_VALUE", [rule, count.to_string()]));
+    }
+    store.set("VM", vm, field, count)?;
     Ok("".into())
 }
 
