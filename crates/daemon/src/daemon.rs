@@ -216,7 +216,7 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
     let scheduler = tokio::spawn(scheduler.run(stop.clone()));
     let points = Points::new(Arc::clone(&store), Arc::clone(&remotes));
     let started_at = clock.now().as_millisecond();
-    let id = store.proxy_id().await?;
+    let id = store.proxy_id(config.id.as_deref()).await?;
     let daemon = Arc::new(Daemon {
         config,
         id,
