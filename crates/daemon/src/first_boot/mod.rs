@@ -200,6 +200,7 @@ pub fn report(root: &Path, xenstore: &dyn XenStore) -> Result<(), FirstBootError
         if Instant::now() >= deadline {
             return Err(FirstBootError::Silent { port, source });
         }
+        #[expect(clippy::disallowed_methods, reason = "the pause between two tries; this process has no runtime to block")]
         std::thread::sleep(PAUSE);
     }
     let path = config.tls.map_or_else(|| config.state_dir.join("certificate.pem"), |files| files.certificate);
