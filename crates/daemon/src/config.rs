@@ -4,10 +4,12 @@
 //! | --- | --- | --- |
 //! | `name` | what this proxy is called | the host's name |
 //! | `site` | where it stands | none |
+//! | `id` | the UUID it is to have, if its state has none yet | made once |
 //! | `listen` | `ADDRESS:PORT`; port 0 takes a free one | `[::]:443` |
 //! | `state_dir` | folder for the database, its key and the certificate | required |
 //! | `token` or `token_file` | what clients prove themselves with; at most one of them | made once, `state_dir/token` |
 //! | `tls.certificate`, `tls.key` | PEM files | made once, kept in `state_dir` |
+//! | `http_proxy` | `http://[USER:PASSWORD@]HOST[:PORT]` of the proxy for downloads; makes this file one with a secret | none |
 //! | `metrics.token` | whether `/metrics` asks for the token (cookie, or `Authorization: Bearer`) | `false` |
 //! | `license.issuer_keys` | public keys of those who issue licences; with one, jobs run only under a licence | none |
 //! | `deploy.image` | the appliance's XVA that new proxies are made of unless another is named | none |
@@ -16,12 +18,13 @@
 //! | `limits.block_memory_mib` | disk content a worker may hold in memory at once, MiB | 64 |
 //!
 //! Relative paths count from the folder of the file. A file that holds a secret (the token, the private key, this file with
-//! a token in it) is refused when anybody but its owner can read it.
+//! a token or an HTTP proxy in it) is refused when anybody but its owner can read it.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use engine::plan::Secret;
 use serde::Deserialize;
 use signed::PublicKey;
 use toml::Spanned;
@@ -35,6 +38,8 @@ pub struct Config {
     pub name: String,
     /// Site, if told.
     pub site: Option<String>,
+    /// UUID for a state that has none yet, lower case with hyphens.
+    pub id: Option<String>,
     /// Where to listen.
     pub listen: SocketAddr,
     /// Folder of the state.
@@ -45,6 +50,8 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// Whether `/metrics` asks for the token.
     pub metrics_token: bool,
+    /// URL of the proxy for downloads; may hold credentials. A secret.
+    pub http_proxy: Option<Secret>,
     /// Bounds.
     pub limits: Limits,
     /// Public keys of those who issue licences; none: no licence is asked for.
@@ -139,11 +146,13 @@ pub enum ConfigError {
 struct Raw {
     name: Option<Spanned<String>>,
     site: Option<Spanned<String>>,
+    id: Option<Spanned<String>>,
     listen: Option<Spanned<String>>,
     state_dir: Spanned<PathBuf>,
     token: Option<Spanned<String>>,
     token_file: Option<Spanned<PathBuf>>,
     tls: Option<RawTls>,
+    http_proxy: Option<Spanned<String>>,
     #[serde(default)]
     metrics: RawMetrics,
     #[serde(default)]
@@ -215,6 +224,8 @@ impl Config {
             None => host_name(),
         };
         let site = raw.site.map(|site| source.plain(site, "site")).transpose()?;
+        let id = raw.id.map(|id| source.id(&id)).transpose()?;
+        let http_proxy = raw.http_proxy.map(|url| source.http_proxy(url)).transpose()?;
         let listen = match raw.listen {
             Some(listen) => listen.get_ref().parse().map_err(|_| {
                 let text =
@@ -242,11 +253,13 @@ impl Config {
         Ok(Self {
             name,
             site,
+            id,
             listen,
             state_dir: base.join(raw.state_dir.into_inner()),
             token,
             tls: tls.transpose()?,
             metrics_token: raw.metrics.token,
+            http_proxy,
             limits,
             issuer_keys,
             image: raw.deploy.image.map(|image| base.join(image)),
@@ -295,6 +308,22 @@ impl Source<'_> {
             return Err(self.wrong(start, message));
         }
         Ok(text)
+    }
+
+    fn id(&self, id: &Spanned<String>) -> Result<String, ConfigError> {
+        let wrong = |_| {
+            let message = format!("id = {:?}: expected a UUID, e.g. \"6fa459ea-ee8a-4ca4-894e-db77e160355e\"", id.get_ref());
+            self.wrong(id.span().start, message)
+        };
+        Ok(uuid::Uuid::parse_str(id.get_ref()).map_err(wrong)?.to_string())
+    }
+
+    /// What is wrong with it is said without quoting it: it may hold a password.
+    fn http_proxy(&self, url: Spanned<String>) -> Result<Secret, ConfigError> {
+        let start = url.span().start;
+        self.private(start, "http_proxy", self.path)?;
+        check_http_proxy(url.get_ref()).map_err(|expected| self.wrong(start, format!("http_proxy: {expected}")))?;
+        Ok(Secret::new(url.into_inner()))
     }
 
     fn count(&self, value: Option<Spanned<i64>>, key: &str, default: u64, most: u64) -> Result<u64, ConfigError> {
@@ -346,6 +375,15 @@ impl Source<'_> {
     }
 }
 
+/// Whether a URL can be that of an HTTP proxy.
+///
+/// # Errors
+/// What was expected, in words, without the URL.
+pub(crate) fn check_http_proxy(url: &str) -> Result<(), &'static str> {
+    let proxy = url::Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    proxy.map(drop).ok_or("expected a URL like http://proxy.example:3128")
+}
+
 /// The name of this host.
 pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
@@ -369,6 +407,15 @@ mod tests {
     }
 
     #[test]
+    fn an_id_and_an_http_proxy_are_taken_as_they_are() {
+        let text = format!("{GOOD}id = \"6FA459EA-ee8a-4ca4-894e-db77e160355e\"\nhttp_proxy = \"http://u:p@proxy:3128\"\n");
+        let config = parse(&text).unwrap();
+        assert_eq!(config.id.unwrap(), "6fa459ea-ee8a-4ca4-894e-db77e160355e");
+        assert_eq!(config.http_proxy.unwrap().expose(), "http://u:p@proxy:3128");
+        assert!(parse(GOOD).unwrap().id.is_none());
+    }
+
+    #[test]
     fn no_secret_in_a_debug_print() {
         assert!(!format!("{:?}", parse(GOOD).unwrap()).contains("0123456789"));
     }
@@ -386,6 +433,8 @@ mod tests {
             ("broken syntax", format!("{GOOD}é = = 1\n")),
             ("unknown key in a table", format!("{GOOD}[tls]\ncertificate = \"c\"\nkey = \"k\"\nchain = 1\n")),
             ("limit too small", format!("{GOOD}[limits]\nruns = 0\n")),
+            ("id that is no UUID", format!("{GOOD}id = \"p1\"\n")),
+            ("HTTP proxy that is no URL", format!("{GOOD}http_proxy = \"user:hunter2@proxy\"\n")),
             ("empty name", GOOD.replace("\"p\"", "\"\"")),
         ];
         let said: Vec<String> = cases.iter().map(|(what, text)| format!("{what}: {}", parse(text).unwrap_err())).collect();
@@ -399,10 +448,11 @@ mod tests {
         let file = dir.path().join("token");
         std::fs::write(&file, "0123456789abcdef\n").unwrap();
         let text = GOOD.replace("token = \"0123456789abcdef\"", &format!("token_file = {file:?}"));
+        let proxy = GOOD.replace("token = \"0123456789abcdef\"", "http_proxy = \"http://u:p@proxy:3128\"");
         let key = format!("{GOOD}[tls]\ncertificate = \"c\"\nkey = {file:?}\n");
         for mode in [0o644, 0o640, 0o604] {
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
-            for refused in [parse(&text), parse(&key), Config::parse(&file, GOOD)] {
+            for refused in [parse(&text), parse(&key), Config::parse(&file, GOOD), Config::parse(&file, &proxy)] {
                 let said = refused.unwrap_err().to_string();
                 assert!(said.contains("expected mode 600"), "{said}");
             }

@@ -200,7 +200,7 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
     let journal = Journal::open(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&news)).await?;
     let pools = Pools::open(Arc::clone(&store), Arc::clone(&news)).await?;
     let remotes = Remotes::new(Arc::clone(&store), Arc::clone(&news));
-    let id = store.proxy_id().await?;
+    let id = store.proxy_id(config.id.as_deref()).await?;
     let licenses = Licenses::new(Arc::clone(&store), Arc::clone(&clock), config.issuer_keys.clone(), id.clone());
     let runs = Runs::new(Parts {
         store: Arc::clone(&store),

@@ -11,6 +11,7 @@
 //! | [`licensing`] | which licences there are, and which proxy each serves |
 //! | [`pools`], [`remotes`], [`points`] | what the proxy reads from and writes to |
 //! | [`http`], [`rpc`] | the one door, and the handlers behind it |
+//! | [`first_boot`] | what an appliance's guest takes from and tells to its deployer |
 //! | [`daemon`] | how all of it begins and ends |
 
 pub mod clock;
@@ -18,6 +19,7 @@ pub mod config;
 pub mod daemon;
 pub mod deploy;
 pub mod fault;
+pub mod first_boot;
 pub mod fold;
 pub mod http;
 pub mod journal;
@@ -76,6 +78,22 @@ pub fn main(config: &Path, check_only: bool) -> ExitCode {
     // A thread that hangs in a dead mount must not hold up the exit.
     runtime.shutdown_background();
     code
+}
+
+/// One step of an appliance's boot below `root`; `xenstore`: a folder in the place of XenStore.
+pub fn boot_step(
+    step: fn(&Path, &dyn first_boot::XenStore) -> Result<(), first_boot::FirstBootError>,
+    root: &Path,
+    xenstore: Option<&Path>,
+) -> ExitCode {
+    let done = match xenstore {
+        Some(folder) => step(root, &first_boot::Folder(folder.to_owned())),
+        None => step(root, &first_boot::Programs),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
 }
 
 async fn serve(config: config::Config) -> ExitCode {

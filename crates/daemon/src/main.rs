@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 /// Proxy daemon: backs up the virtual machines of XCP-ng pools and owns its jobs, schedules and history.
 #[derive(Parser)]
@@ -24,6 +24,20 @@ enum Command {
     /// Execute the plan that the daemon sends over file descriptor 0
     #[command(hide = true)]
     Worker,
+    /// In an appliance, before the daemon: take the configuration that the VM was given through XenStore
+    FirstBoot(Machine),
+    /// In an appliance, after the daemon's start: tell port and certificate through XenStore
+    Report(Machine),
+}
+
+#[derive(Args)]
+struct Machine {
+    /// Root of the file system to configure
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+    /// Folder in the place of XenStore's vm-data, with a file for each key
+    #[arg(long, value_name = "DIR")]
+    xenstore_dir: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -33,6 +47,12 @@ fn main() -> ExitCode {
         Some(Command::Worker) => {
             tls::install_provider();
             engine::worker::main()
+        }
+        Some(Command::FirstBoot(machine)) => {
+            daemon::boot_step(daemon::first_boot::first_boot, &machine.root, machine.xenstore_dir.as_deref())
+        }
+        Some(Command::Report(machine)) => {
+            daemon::boot_step(daemon::first_boot::report, &machine.root, machine.xenstore_dir.as_deref())
         }
         None => daemon::main(&arguments.config, arguments.check_config),
     }

@@ -7,11 +7,12 @@
 //!
 //! - [`Validator`] watches a stream on its way to somewhere else and says at its end whether it was whole;
 //! - [`Importer`] reads one and gives what is in it, chunk by chunk, each checked;
-//! - [`Writer`] makes one;
+//! - [`Writer`] makes one, and [`write_appliance`] that of an appliance;
 //! - [`mark()`] marks the VM in one on its way to a pool.
 //!
 //! Memory is bounded: a chunk or two, whatever the archive claims.
 
+mod appliance;
 mod archive;
 mod compression;
 mod error;
@@ -21,6 +22,7 @@ mod tar;
 mod validator;
 mod writer;
 
+pub use appliance::{APPLIANCE_KEY, Appliance, ApplianceError, write_appliance};
 pub use archive::{Checksums, DiskSummary, Summary};
 pub use compression::{Compression, Compressor};
 pub use error::XvaError;

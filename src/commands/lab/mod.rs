@@ -11,6 +11,7 @@
 //!
 //! The daemons die with the lab, however it ends (see [`guard`]); a daemon that dies alone is started again on its port.
 
+mod guests;
 mod inventory;
 mod proxy;
 
@@ -18,9 +19,11 @@ use std::fs::{self, File, TryLockError};
 use std::io::IsTerminal as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use lab::{Content, DiskSpec, Fault, LabSpec, MIB, PoolHandle, PoolSpec, VmSpec};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tls::Fingerprint;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -94,6 +97,7 @@ struct Running {
     dir: PathBuf,
     lab: lab::Lab,
     sites: Vec<Site>,
+    guests: Arc<guests::RealGuests>,
     /// Held as long as the lab runs, so that no second one uses the folder.
     _lock: File,
 }
@@ -120,12 +124,15 @@ impl Running {
             report = report.with_source(&error);
             Failure { exit: Exit::Failed, report: Some(report) }
         })?;
+        let guests = guests::RealGuests::new(&dir, &program);
+        let image = appliance(&dir).await?;
         let mut sites = Vec::new();
         let (mut failed, mut asked) = (None, false);
         for pool in lab.pools() {
             pace.set(pool);
+            pool.set_guests(Arc::clone(&guests) as Arc<dyn lab::Guests>);
             output::aside(&format!("starting proxy {}…", pool.name()));
-            let mut starting = std::pin::pin!(Site::start(&dir, &program, pool));
+            let mut starting = std::pin::pin!(Site::start(&dir, &program, pool, &image));
             let started = tokio::select! {
                 started = &mut starting => started,
                 // A daemon that has begun is asked to end, not cut off: it may be writing.
@@ -141,6 +148,7 @@ impl Running {
         }
         if asked || failed.is_some() {
             futures::future::join_all(sites.into_iter().map(Site::stop)).await;
+            guests.stop().await;
             let _ = lab.close().await;
             return failed.map_or(Ok(None), Err);
         }
@@ -151,7 +159,7 @@ impl Running {
         entries.retain(|entry| ours.iter().all(|ours| ours.name != entry.name));
         let entries: Vec<_> = ours.into_iter().chain(entries).collect();
         Config::set_proxies(&config, &entries)?;
-        let running = Self { dir, lab, sites, _lock: lock };
+        let running = Self { dir, lab, sites, guests, _lock: lock };
         running.describe()?;
         Ok(Some(running))
     }
@@ -171,8 +179,40 @@ impl Running {
     async fn stop(self) -> Result<(), Failure> {
         let _ = fs::remove_file(self.dir.join("lab.json"));
         futures::future::join_all(self.sites.into_iter().map(Site::stop)).await;
+        self.guests.stop().await;
         self.lab.close().await.map_err(|error| Failure::failed("LAB", format!("the pools were not saved: {error}")))
     }
+}
+
+/// Size of the disk of the lab's appliance, bytes: small, because nothing is on it but a partition table.
+const APPLIANCE_DISK: u64 = 16 * MIB;
+
+/// Makes the image that proxies are deployed from, with its checksum beside it.
+async fn appliance(dir: &Path) -> Result<PathBuf, Failure> {
+    let images = dir.join("images");
+    private_dir(&images)?;
+    let path = images.join("backhaul-appliance.xva");
+    let sum = path.with_added_extension("sha256");
+    if path.is_file() && sum.is_file() {
+        return Ok(path);
+    }
+    let meta = xva::Appliance {
+        name: "Backhaul appliance".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        vcpus: 2,
+        memory: 2048 * MIB,
+        disk: APPLIANCE_DISK,
+    };
+    let mut disk = vec![0; APPLIANCE_DISK as usize];
+    // What makes a disk bootable, as far as a firmware looks.
+    disk[510..512].copy_from_slice(&[0x55, 0xAA]);
+    let mut archive = Vec::new();
+    let made = xva::write_appliance(&mut archive, disk.as_slice(), &meta).await;
+    made.map_err(|error| Failure::failed("LAB", format!("cannot make the lab's appliance: {error}")))?;
+    let hash: String = Sha256::digest(&archive).iter().map(|byte| format!("{byte:02x}")).collect();
+    fs::write(&path, &archive).map_err(|error| Failure::file("write", &path, &error))?;
+    fs::write(&sum, format!("{hash}  backhaul-appliance.xva\n")).map_err(|error| Failure::file("write", &sum, &error))?;
+    Ok(path)
 }
 
 fn describe(dir: &Path, inventory: &Inventory) -> Result<(), Failure> {

@@ -35,12 +35,13 @@ pub(super) struct Site {
     dir: PathBuf,
     proxy: Proxy,
     remote: inventory::Remote,
+    image: PathBuf,
     child: Child,
 }
 
 /// What a daemon says on standard output once it answers.
 #[derive(Deserialize)]
-struct Ready {
+pub(super) struct Ready {
     address: SocketAddr,
     #[serde(deserialize_with = "fingerprint")]
     fingerprint: Fingerprint,
@@ -63,15 +64,15 @@ pub(super) fn find_program() -> Result<PathBuf, Failure> {
 
 impl Site {
     /// Starts the daemon of a pool's site, and tells it its pool and its remote if it does not know them.
-    pub async fn start(lab: &Path, program: &Path, pool: &PoolHandle) -> Result<Self, Failure> {
+    pub async fn start(lab: &Path, program: &Path, pool: &PoolHandle, image: &Path) -> Result<Self, Failure> {
         let name = pool.name().to_owned();
         let folder: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
         let dir = lab.join("sites").join(&folder);
         private_dir(&dir)?;
         let token = token(&dir.join("token"))?;
-        let (child, ready) = match launch(program, &dir, &name, kept_port(&dir)).await {
+        let (child, ready) = match launch(program, &dir, &name, kept_port(&dir), image).await {
             // The port of last time is taken: any other will do, its client has not been told yet.
-            Err(_) if kept_port(&dir) != 0 => launch(program, &dir, &name, 0).await?,
+            Err(_) if kept_port(&dir) != 0 => launch(program, &dir, &name, 0, image).await?,
             launched => launched?,
         };
         let url = check_url(&format!("https://{}", ready.address)).map_err(|error| Failure::failed("LAB", error))?;
@@ -83,7 +84,7 @@ impl Site {
         private_dir(&path)?;
         let url = format!("file://{}", path.display());
         let remote = inventory::Remote { proxy: name.clone(), name: format!("{name}-backups"), url, path };
-        let site = Self { program: program.to_owned(), dir, proxy, remote, child };
+        let site = Self { program: program.to_owned(), dir, proxy, remote, image: image.to_owned(), child };
         site.introduce(pool).await?;
         Ok(site)
     }
@@ -128,7 +129,7 @@ impl Site {
             let _ = self.child.wait().await;
             tracing::warn!(proxy = self.proxy.name, "the daemon ended; starting it again");
             tokio::time::sleep(PAUSE).await;
-            match launch(&self.program, &self.dir, &self.proxy.name, kept_port(&self.dir)).await {
+            match launch(&self.program, &self.dir, &self.proxy.name, kept_port(&self.dir), &self.image).await {
                 Ok((child, _)) => self.child = child,
                 Err(failure) => tracing::warn!(proxy = self.proxy.name, ?failure, "the daemon does not start"),
             }
@@ -136,14 +137,19 @@ impl Site {
     }
 
     /// Asks the daemon to end, and makes it.
-    pub async fn stop(mut self) {
-        if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id as i32)) {
-            let _ = kill_process(pid, Signal::TERM);
-        }
-        if tokio::time::timeout(END, self.child.wait()).await.is_err() {
-            output::aside(&format!("proxy {} does not end by itself; killing it", self.proxy.name));
-            let _ = self.child.kill().await;
-        }
+    pub async fn stop(self) {
+        end(&format!("proxy {}", self.proxy.name), self.child).await;
+    }
+}
+
+/// Asks a daemon to end, and makes it.
+pub(super) async fn end(name: &str, mut child: Child) {
+    if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id as i32)) {
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    if tokio::time::timeout(END, child.wait()).await.is_err() {
+        output::aside(&format!("{name} does not end by itself; killing it"));
+        let _ = child.kill().await;
     }
 }
 
@@ -172,7 +178,7 @@ fn random_token() -> io::Result<String> {
 }
 
 /// Writes the daemon's configuration, starts it, and waits until it answers.
-async fn launch(program: &Path, dir: &Path, name: &str, port: u16) -> Result<(Child, Ready), Failure> {
+async fn launch(program: &Path, dir: &Path, name: &str, port: u16, image: &Path) -> Result<(Child, Ready), Failure> {
     let file = dir.join("backhauld.toml");
     let config: toml::Table = [
         ("name".to_owned(), name.into()),
@@ -180,10 +186,16 @@ async fn launch(program: &Path, dir: &Path, name: &str, port: u16) -> Result<(Ch
         ("listen".to_owned(), format!("127.0.0.1:{port}").into()),
         ("state_dir".to_owned(), "state".into()),
         ("token_file".to_owned(), "token".into()),
+        ("deploy".to_owned(), toml::Table::from_iter([("image".to_owned(), image.display().to_string().into())]).into()),
     ]
     .into_iter()
     .collect();
     write_private(&file, &config.to_string()).map_err(|error| Failure::file("write", &file, &error))?;
+    run(program, &file, dir, name).await
+}
+
+/// Starts the daemon on a configuration, its log in `dir`, and waits until it answers.
+pub(super) async fn run(program: &Path, file: &Path, dir: &Path, name: &str) -> Result<(Child, Ready), Failure> {
     let log_path = dir.join("backhauld.log");
     let log = fs::File::options().create(true).append(true).mode(0o600).open(&log_path);
     let mut log = log.map_err(|error| Failure::file("open", &log_path, &error))?;
@@ -194,7 +206,7 @@ async fn launch(program: &Path, dir: &Path, name: &str, port: u16) -> Result<(Ch
         .args(["lab", "guard", &std::process::id().to_string()])
         .arg(program)
         .arg("--config")
-        .arg(&file)
+        .arg(file)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::from(log))

@@ -1,0 +1,214 @@
+//! What runs inside the lab's appliances: the real `backhauld`, configured by the real `first-boot` from the same XenStore
+//! data that a hypervisor would hand over, each on a loopback address of its own.
+//!
+//! ```text
+//! DIR/guests/VM/xenstore   its `vm-data`, a file a key
+//! DIR/guests/VM/etc        what first-boot has made of it
+//! DIR/guests/VM/var        the daemon's state
+//! ```
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::future::BoxFuture;
+use lab::{Boot, Guests, Report};
+use tokio::process::{Child, Command};
+
+use super::proxy;
+use crate::config::write_private;
+
+/// Guests get addresses of 127.A.1.0/24, A being different from lab to lab, so that several can run side by side.
+fn network(process: u32) -> [u8; 3] {
+    [127, 16 + (process % 224) as u8, 1]
+}
+
+/// The first address that is given away.
+const FIRST: u8 = 10;
+
+/// The guests of a lab.
+pub(super) struct RealGuests {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    dir: PathBuf,
+    program: PathBuf,
+    network: [u8; 3],
+    running: Mutex<HashMap<String, Child>>,
+    /// Addresses by hardware address: a machine that comes back gets its old one.
+    leases: Mutex<BTreeMap<String, IpAddr>>,
+}
+
+impl RealGuests {
+    /// Guests below the folder of a lab.
+    pub(super) fn new(lab: &Path, program: &Path) -> Arc<Self> {
+        let inner = Inner {
+            dir: lab.join("guests"),
+            program: program.to_owned(),
+            network: network(std::process::id()),
+            running: Mutex::default(),
+            leases: Mutex::default(),
+        };
+        Arc::new(Self { inner: Arc::new(inner) })
+    }
+
+    /// Ends all guests, asked first.
+    pub(super) async fn stop(&self) {
+        let running: Vec<Child> = {
+            let mut running = self.inner.running.lock().unwrap_or_else(PoisonError::into_inner);
+            running.drain().map(|(_, child)| child).collect()
+        };
+        futures::future::join_all(running.into_iter().map(|child| proxy::end("a guest", child))).await;
+    }
+}
+
+impl Guests for RealGuests {
+    fn boot(&self, machine: Boot) -> BoxFuture<'static, Result<Report, String>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move { inner.boot(machine).await })
+    }
+
+    fn halt(&self, vm: &str, clean: bool) -> BoxFuture<'static, ()> {
+        let child = self.inner.running.lock().unwrap_or_else(PoisonError::into_inner).remove(vm);
+        Box::pin(async move {
+            match child {
+                Some(child) if clean => proxy::end("a guest", child).await,
+                Some(mut child) => drop(child.kill().await),
+                None => {}
+            }
+        })
+    }
+
+    fn forget(&self, vm: &str) -> BoxFuture<'static, ()> {
+        let folder = self.inner.dir.join(vm);
+        Box::pin(async move {
+            if let Err(error) = fs::remove_dir_all(&folder)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(folder = %folder.display(), %error, "the folder of a guest stays behind");
+            }
+        })
+    }
+}
+
+impl Inner {
+    async fn boot(&self, machine: Boot) -> Result<Report, String> {
+        let folder = self.dir.join(&machine.vm);
+        let xenstore = folder.join("xenstore");
+        super::private_dir(&folder).map_err(|_| format!("cannot make {}", folder.display()))?;
+        let address = self.address(&machine)?;
+        write_keys(&xenstore, &machine.data)?;
+        // Loopback has all addresses, so the daemon is told to keep to its own.
+        write_key(&xenstore, "backhaul/listen", &address.to_string())?;
+        self.run("first-boot", &folder).await?;
+        let config = folder.join("etc/backhaul/backhauld.toml");
+        let (child, _) = proxy::run(&self.program, &config, &folder, &machine.vm).await.map_err(|failure| {
+            failure.report.map_or_else(String::new, |report| format!("{report}: {}", report.causes.join("; ")))
+        })?;
+        self.run("report", &folder).await?;
+        let mut data = read_keys(&xenstore)?;
+        data.remove("backhaul/listen");
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(machine.vm, child);
+        Ok(Report { address: Some(address), data })
+    }
+
+    async fn run(&self, what: &str, folder: &Path) -> Result<(), String> {
+        let done = Command::new(&self.program)
+            .arg(what)
+            .arg("--root")
+            .arg(folder)
+            .arg("--xenstore-dir")
+            .arg(folder.join("xenstore"))
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .map_err(|error| format!("cannot run {}: {error}", self.program.display()))?;
+        if done.status.success() {
+            return Ok(());
+        }
+        Err(format!("{what} ended with {}: {}", done.status, String::from_utf8_lossy(&done.stderr).trim()))
+    }
+
+    /// The static address that the machine was told, or the one its network gives it.
+    fn address(&self, machine: &Boot) -> Result<IpAddr, String> {
+        let told = machine.data.get("backhaul/address").or_else(|| machine.data.get("ip"));
+        if let Some(told) = told.filter(|told| *told != "dhcp") {
+            let address: IpAddr =
+                told.split('/').next().unwrap_or_default().parse().map_err(|_| format!("{told:?} is no address"))?;
+            return match address.is_loopback() {
+                true => Ok(address),
+                false => Err(format!("{address} is not on the lab's network: only loopback addresses are")),
+            };
+        }
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        let [a, b, c] = self.network;
+        let next = u8::try_from(leases.len()).ok().and_then(|count| FIRST.checked_add(count));
+        let next = next.ok_or("the lab's network has no address left")?;
+        Ok(*leases.entry(machine.mac.clone()).or_insert(IpAddr::V4(Ipv4Addr::new(a, b, c, next))))
+    }
+}
+
+fn write_keys(folder: &Path, keys: &BTreeMap<String, String>) -> Result<(), String> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(format!("cannot empty {}: {error}", folder.display()));
+        }
+        _ => {}
+    }
+    super::private_dir(folder).map_err(|_| format!("cannot make {}", folder.display()))?;
+    keys.iter().try_for_each(|(key, value)| write_key(folder, key, value))
+}
+
+fn write_key(folder: &Path, key: &str, value: &str) -> Result<(), String> {
+    // Keys come from whoever deploys: none of them may leave the folder.
+    if key.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
+        return Err(format!("{key:?} is no key"));
+    }
+    let path = folder.join(key);
+    let failed = |error: std::io::Error| format!("cannot write {}: {error}", path.display());
+    fs::create_dir_all(path.parent().unwrap_or(folder)).map_err(failed)?;
+    write_private(&path, value).map_err(failed)
+}
+
+fn read_keys(folder: &Path) -> Result<BTreeMap<String, String>, String> {
+    let mut keys = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        let failed = |error: std::io::Error| format!("cannot read {}: {error}", next.display());
+        for entry in fs::read_dir(&next).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let key = path.strip_prefix(folder).ok().and_then(Path::to_str).unwrap_or_default().to_owned();
+            keys.insert(key, fs::read_to_string(&path).map_err(failed)?);
+        }
+    }
+    Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_files_and_stay_in_their_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("xenstore");
+        let keys: BTreeMap<String, String> =
+            [("ip", "127.0.0.9"), ("backhaul/name", "né \"x\" 🦀")].map(|(key, value)| (key.into(), value.into())).into();
+        write_keys(&folder, &keys).unwrap();
+        assert_eq!(read_keys(&folder).unwrap(), keys);
+        for bad in ["../x", "a/../../x", "", "a//b", "/etc/x"] {
+            write_key(&folder, bad, "x").unwrap_err();
+        }
+        write_keys(&folder, &BTreeMap::new()).unwrap();
+        assert!(read_keys(&folder).unwrap().is_empty());
+    }
+}
