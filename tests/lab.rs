@@ -176,3 +176,99 @@ async fn nothing_survives_a_killed_lab_and_a_killed_daemon_comes_back() {
     let lab = Lab::start(dir.path()).await;
     assert_eq!(lab.list(&["vm", "list"]).await.len(), 2);
 }
+
+/// Every file below a folder that holds a text.
+fn holding(dir: &Path, text: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(holding(&path, text));
+        } else if let Ok(bytes) = std::fs::read(&path)
+            && bytes.windows(text.len()).any(|window| window == text.as_bytes())
+        {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn a_proxy_is_deployed_used_changed_and_destroyed_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let lab = Lab::start(&dir.path().join("lab")).await;
+    let config = lab.dir.join("config");
+    let disks = || {
+        let pools = std::fs::read_dir(lab.dir.join("pools")).unwrap().flatten();
+        let disks = pools.flat_map(|pool| std::fs::read_dir(pool.path().join("disks")).unwrap().flatten());
+        let mut names: Vec<_> = disks.map(|disk| disk.file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = (lab.list(&["vm", "list"]).await, disks());
+
+    // What cannot be is told before anything is touched, all of it and each at its field.
+    let wrong = ["proxy", "deploy", "--pool", "paris", "--name", "x", "--vcpus", "1", "--memory", "1.9 GiB", "--yes"];
+    let refused = backhaul(&config, &wrong).await;
+    assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("vcpus") && stderr(&refused).contains("memory"), "{}", stderr(&refused));
+    let wrong = ["proxy", "deploy", "--pool", "paris", "--name", "x", "--image", "/nowhere.xva", "--plan"];
+    let refused = backhaul(&config, &wrong).await;
+    assert!(stderr(&refused).contains("/nowhere.xva"), "{}", stderr(&refused));
+    let torn = dir.path().join("torn.xva");
+    std::fs::copy(lab.dir.join("images/backhaul-appliance.xva"), &torn).unwrap();
+    let wrong_sum = ["--image", torn.to_str().unwrap(), "--image-sha256", &"0".repeat(64)];
+    let deploy = ["proxy", "deploy", "--pool", "paris", "--name", "x", "--port", "8443", "--yes"];
+    let refused = backhaul(&config, &[&deploy[..], &wrong_sum].concat()).await;
+    assert!(!refused.status.success() && stderr(&refused).contains("SHA-256"), "{}", stderr(&refused));
+    assert_eq!((lab.list(&["vm", "list"]).await, disks()), before);
+
+    // A name that no sane person gives.
+    let name = "né \"annecy\" 🦀";
+    let secret = "s3cret-word";
+    let proxy_file = dir.path().join("http-proxy");
+    std::fs::write(&proxy_file, format!("http://user:{secret}@127.0.0.1:3128\n")).unwrap();
+    let more = ["--http-proxy-file", proxy_file.to_str().unwrap()];
+    let deploy = ["proxy", "deploy", "--pool", "paris", "--name", name, "--site", "Annecy", "--port", "8443", "--yes"];
+    let deployed = lab.ask(&[&deploy[..], &more].concat()).await;
+    let url = deployed.last().unwrap()["url"].as_str().unwrap().to_owned();
+    let listed = lab.list(&["proxy", "list"]).await;
+    let entry = listed.iter().find(|proxy| proxy["name"] == name).expect("the new proxy is known");
+    assert_eq!((entry["state"].as_str(), entry["url"].as_str()), (Some("live"), Some(url.as_str())));
+    let again = backhaul(&config, &deploy).await;
+    assert!(stderr(&again).contains("a proxy of this name"), "{}", stderr(&again));
+
+    // It is ready for remotes and jobs.
+    let remote = dir.path().join("remote");
+    std::fs::create_dir(&remote).unwrap();
+    let remote_url = format!("file://{}", remote.display());
+    lab.ask(&["remote", "add", "--proxy", name, "nas", &remote_url]).await;
+    lab.ask(&["job", "add", "--proxy", name, "--name", "first", "--vm", "web-01", "--remote", "nas"]).await;
+    lab.ask(&["job", "run", "--proxy", name, "first", "--watch"]).await;
+    assert_eq!(lab.list(&["backup", "list", "--proxy", name]).await.len(), 1);
+
+    // Other resources: restarted, and the same proxy.
+    lab.ask(&["proxy", "reconfigure", name, "--vcpus", "3"]).await;
+    assert_eq!(lab.list(&["job", "list", "--proxy", name]).await.len(), 1);
+
+    let token = {
+        let inventory = std::fs::read_to_string(config.join("proxies.toml")).unwrap();
+        let table: toml::Table = inventory.parse().unwrap();
+        let proxies = table["proxy"].as_array().unwrap();
+        let ours = proxies.iter().find(|proxy| proxy["name"].as_str() == Some(name)).unwrap();
+        ours["token"].as_str().unwrap().to_owned()
+    };
+    let allowed = |path: &PathBuf| path.starts_with(&config) || path.starts_with(lab.dir.join("guests"));
+    for word in [secret, &token] {
+        let seen: Vec<_> = holding(&lab.dir, word).into_iter().filter(|path| !allowed(path)).collect();
+        assert!(seen.is_empty(), "{seen:?}");
+    }
+
+    let mistyped = backhaul(&config, &["proxy", "destroy", name, "--confirm", "annecy"]).await;
+    assert_eq!(mistyped.status.code(), Some(2), "{}", stderr(&mistyped));
+    lab.ask(&["proxy", "destroy", name, "--confirm", name]).await;
+    assert_eq!((lab.list(&["vm", "list"]).await, disks()), before);
+    assert!(lab.list(&["proxy", "list"]).await.iter().all(|proxy| proxy["name"] != name));
+    assert_eq!(lab.list(&["proxy", "deployed"]).await, Vec::<Value>::new());
+    assert!(std::fs::read_dir(lab.dir.join("guests")).unwrap().next().is_none(), "a guest's folder stays behind");
+}

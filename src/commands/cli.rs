@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::deploy::{DeployArgs, ReconfigureArgs, RedeployArgs};
+use super::deploy::{DeployArgs, ReconfigureArgs};
 use super::license::LicenseCommand;
 
 /// The console over a fleet of backup proxies; without a command, its screen.
@@ -201,8 +201,6 @@ pub enum ProxyCommand {
         /// Its name or id
         name: String,
     },
-    /// Make a deployed proxy anew from an image; jobs, remotes and identity stay
-    Redeploy(RedeployArgs),
     /// Change address or resources of a deployed proxy; its VM is restarted
     Reconfigure(ReconfigureArgs),
     /// Destroy a deployed proxy with its VM; its licence is free again

@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 use api::deploy::{Answers, FIELDS, FieldInfo, FieldKind};
 use api::{
     AddressSpec, DeployClaim, DeployDestroy, DeployForget, DeployReconfigure, DeployReview, DeployReviewGet, DeploySpec,
-    DeployStart, Deployed, DeployedList, DestroyParams, IdParams, ImageSource, NoParams, ReconfigureParams, Redeploy,
-    RedeployParams, Run,
+    DeployStart, Deployed, DeployedList, DestroyParams, IdParams, NoParams, ReconfigureParams, Run,
 };
 use clap::{Arg, ArgMatches, Args, FromArgMatches};
 
@@ -126,22 +125,6 @@ pub struct DeployArgs {
     no_watch: bool,
 }
 
-/// `proxy redeploy`.
-#[derive(Debug, Args)]
-pub struct RedeployArgs {
-    /// Name or id of the deployed proxy
-    name: String,
-    /// Another image: a path on the deploying proxy, or a URL
-    #[arg(long)]
-    image: Option<String>,
-    /// SHA-256 of the image [default: from the file beside it]
-    #[arg(long, requires = "image")]
-    image_sha256: Option<String>,
-    /// Another storage repository, by name or UUID
-    #[arg(long)]
-    sr: Option<String>,
-}
-
 /// `proxy reconfigure`.
 #[derive(Debug, Args)]
 pub struct ReconfigureArgs {
@@ -200,18 +183,6 @@ pub async fn deploy(common: &Common, arguments: DeployArgs) -> Result<(), Failur
     }
     watch::follow(&context, &site, &run.id, 0).await?;
     adopt(common, &site, &spec.name).await
-}
-
-/// `proxy redeploy`.
-///
-/// # Errors
-/// [`Failure`].
-pub async fn redeploy(common: &Common, arguments: RedeployArgs) -> Result<(), Failure> {
-    let context = Context::new(common)?;
-    let (site, deployed) = find(&context, &arguments.name).await?;
-    let image = arguments.image.map(|url| ImageSource { url, sha256: arguments.image_sha256 });
-    let run = site.call::<Redeploy>(&RedeployParams { id: deployed.id, image, sr: arguments.sr }).await?;
-    follow_and_adopt(common, &context, &site, &run, &deployed.name).await
 }
 
 /// `proxy reconfigure`.

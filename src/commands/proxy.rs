@@ -40,7 +40,6 @@ pub async fn run(common: &Common, command: ProxyCommand) -> Result<(), Failure> 
         ProxyCommand::Deploy(arguments) => deploy::deploy(common, *arguments).await,
         ProxyCommand::Deployed => deploy::list(common).await,
         ProxyCommand::Claim { name } => deploy::claim(common, &name).await,
-        ProxyCommand::Redeploy(arguments) => deploy::redeploy(common, arguments).await,
         ProxyCommand::Reconfigure(arguments) => deploy::reconfigure(common, arguments).await,
         ProxyCommand::Destroy { name, confirm } => deploy::destroy(common, &name, confirm).await,
         ProxyCommand::Forget { name } => deploy::forget(common, &name).await,

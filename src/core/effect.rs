@@ -173,8 +173,6 @@ requests! {
     Deployed = DeployedList, None;
     /// How to reach a deployed proxy.
     DeployClaim = DeployClaim, None;
-    /// Deploy anew.
-    Redeploy = Redeploy, Ask;
     /// Change address or resources.
     DeployReconfigure = DeployReconfigure, Ask;
     /// Destroy a deployed proxy.
@@ -189,16 +187,8 @@ requests! {
     LicenseBind = LicenseBind, None;
     /// Free a licence.
     LicenseUnbind = LicenseUnbind, Ask;
-    /// Change name, site, HTTP proxy.
-    ProxyConfigure = ProxyConfigure, None;
     /// Hold runs back.
     ProxyDrain = ProxyDrain, None;
-    /// New token.
-    TokenRotate = TokenRotate, Ask;
-    /// New certificate.
-    CertificateRenew = CertificateRenew, Ask;
-    /// A text for support.
-    SupportBundle = SupportBundleGet, None;
 }
 
 #[cfg(test)]

@@ -146,8 +146,8 @@ impl Daemon {
             last_error,
             fingerprint: self.fingerprint.to_string(),
             id: self.id.clone(),
+            draining: self.runs.is_draining(),
             licensing: self.licenses.standing().await?,
-            ..ProxyStatus::default()
         })
     }
 }
@@ -234,6 +234,7 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
         Arc::clone(&store),
         Arc::clone(&pools),
         Arc::clone(&runs),
+        journal.clone(),
         Arc::clone(&news),
         Arc::clone(&licenses),
         settings,

@@ -253,3 +253,69 @@ impl Licenses {
 fn proxies(count: u32) -> String {
     if count == 1 { "one proxy".into() } else { format!("{count} proxies") }
 }
+
+#[cfg(test)]
+mod tests {
+    use signed::SecretKey;
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    async fn licenses(dir: &std::path::Path, issuers: Vec<PublicKey>) -> Arc<Licenses> {
+        let store = Arc::new(Store::open(dir).await.unwrap());
+        Licenses::new(store, Arc::new(SystemClock), issuers, "me".into())
+    }
+
+    fn text(key: &SecretKey, proxies: u32, days: i64) -> String {
+        let now = Timestamp::now();
+        let license = signed::License {
+            id: uuid::Uuid::new_v4().to_string(),
+            product: signed::PRODUCT.into(),
+            holder: "Né \"x\" 🦀".into(),
+            proxies,
+            issued_at: now,
+            not_before: now,
+            expires_at: Some(now.checked_add(jiff::SignedDuration::from_hours(24 * days)).unwrap()),
+            bound_to: None,
+        };
+        license.issue(key).unwrap()
+    }
+
+    #[tokio::test]
+    async fn without_an_issuer_nothing_is_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let licenses = licenses(dir.path(), Vec::new()).await;
+        licenses.permit().await.unwrap();
+        assert_eq!(licenses.standing().await.unwrap().word(), "not needed");
+        assert!(!licenses.offer().await.unwrap().required);
+        licenses.import(&text(&SecretKey::generate().unwrap(), 1, 90)).await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn jobs_run_under_a_bound_licence_only_and_it_serves_no_more_than_it_covers() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = SecretKey::generate().unwrap();
+        let licenses = licenses(dir.path(), vec![key.public()]).await;
+        assert!(licenses.permit().await.unwrap_err().report().message.contains("no licence is bound"));
+        assert!(licenses.offer().await.unwrap().why_not.unwrap().contains("holds no licence"));
+
+        let stranger = SecretKey::generate().unwrap();
+        assert!(licenses.import(&text(&stranger, 1, 90)).await.unwrap_err().report().message.contains("another issuer"));
+        let changed = text(&key, 1, 90).replace("Proxies: 1", "Proxies: 9");
+        assert!(licenses.import(&changed).await.unwrap_err().report().message.contains("changed after it was signed"));
+
+        let kept = licenses.import(&text(&key, 1, 10)).await.unwrap();
+        assert!(kept.warning.as_ref().unwrap().contains("within 30 days"), "{kept:?}");
+        licenses.bind(&kept.id[..8], None, "this one").await.unwrap();
+        licenses.permit().await.unwrap();
+        assert_eq!(licenses.standing().await.unwrap().word(), "expires soon");
+        let other = Binding { proxy: "you".into(), name: "another".into() };
+        let refused = licenses.bind(&kept.id, Some(&other), "").await.unwrap_err().report().message;
+        assert!(refused.contains("already serves this one"), "{refused}");
+        licenses.remove(&kept.id).await.unwrap_err();
+        licenses.unbind(&kept.id, None).await.unwrap();
+        licenses.bind(&kept.id, Some(&other), "").await.unwrap();
+        licenses.permit().await.unwrap_err();
+        assert!(licenses.offer().await.unwrap().why_not.unwrap().contains("free"));
+    }
+}

@@ -14,13 +14,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use api::{
-    Credentials, DeployOptions, DeployReview, DeploySpec, Deployed, DeployedState, DestroyParams, ReconfigureParams,
-    RedeployParams, Run, Topic,
+    Credentials, DeployOptions, DeployReview, DeploySpec, Deployed, DeployedState, DestroyParams, ReconfigureParams, Run, Topic,
 };
 use engine::plan::{DestroyPlan, ReconfigurePlan};
 use futures::future::join_all;
 
 use crate::fault::Fault;
+use crate::journal::Journal;
 use crate::licensing::Licenses;
 use crate::news::News;
 use crate::pools::Pools;
@@ -37,6 +37,7 @@ pub struct Deployments {
     store: Arc<Store>,
     pools: Arc<Pools>,
     runs: Arc<Runs>,
+    journal: Journal,
     news: Arc<News>,
     licenses: Arc<Licenses>,
     settings: Settings,
@@ -59,11 +60,12 @@ impl Deployments {
         store: Arc<Store>,
         pools: Arc<Pools>,
         runs: Arc<Runs>,
+        journal: Journal,
         news: Arc<News>,
         licenses: Arc<Licenses>,
         settings: Settings,
     ) -> Arc<Self> {
-        Arc::new(Self { store, pools, runs, news, licenses, settings, deciding: tokio::sync::Mutex::default() })
+        Arc::new(Self { store, pools, runs, journal, news, licenses, settings, deciding: tokio::sync::Mutex::default() })
     }
 
     /// What the pools offer. One that does not answer is among them, with why.
@@ -126,30 +128,6 @@ impl Deployments {
             self.store.remove_deployment(&id).await?;
             return Err(fault);
         }
-        self.begin(record, Request::Deploy(Box::new(plan))).await
-    }
-
-    /// Makes a deployed proxy anew.
-    pub async fn redeploy(&self, given: &RedeployParams) -> Result<Run, Fault> {
-        let _deciding = self.deciding.lock().await;
-        let mut record = self.idle(&given.id, "deploy.redeploy").await?;
-        let mut spec = record.spec.clone();
-        spec.http_proxy = record.secrets.http_proxy.as_ref().map(|secret| secret.expose().to_owned());
-        spec.image.url = record.secrets.image.expose().to_owned();
-        if let Some(image) = &given.image {
-            spec.image = image.clone();
-        }
-        if given.sr.is_some() {
-            spec.sr.clone_from(&given.sr);
-        }
-        let looked = self.look(&spec, Some(&record)).await?;
-        let Some(choice) = looked.choice else { return Err(api::deploy::refusal(&looked.review.faults).into()) };
-        let plan = self.redeploy_plan(&record, &spec, &choice).await?;
-        spec.sr = Some(choice.sr.uuid.clone());
-        record.wanted = Some(spec.redacted());
-        let mut secrets = record.secrets.clone();
-        secrets.image = plan.image.url.clone();
-        self.store.set_deployment_secrets(&record.id, &secrets).await?;
         self.begin(record, Request::Deploy(Box::new(plan))).await
     }
 
@@ -245,6 +223,8 @@ impl Deployments {
 
     /// How to reach a deployed proxy.
     pub async fn claim(&self, id: &str) -> Result<Credentials, Fault> {
+        // Whoever has seen the end of the run may be faster than what follows from it.
+        settle::settle_all(&self.store, &self.journal, &self.news).await?;
         let record = self.find(id).await?;
         match (record.url, record.fingerprint) {
             (Some(url), Some(fingerprint)) => Ok(Credentials {

@@ -2,7 +2,7 @@
 
 use api::deploy::minimum;
 use api::{DeploySpec, DeployedState, FieldFault, Login, StepInfo};
-use engine::plan::{DeployPlan, DeployTimes, ImagePlan, LoginPlan, ReplacePlan, Secret};
+use engine::plan::{DeployPlan, DeployTimes, ImagePlan, LoginPlan, Secret};
 
 use super::Deployments;
 use super::review::Choice;
@@ -47,23 +47,6 @@ impl Deployments {
             replaces: None,
             times: DeployTimes::default(),
         })
-    }
-
-    pub(super) async fn redeploy_plan(
-        &self,
-        record: &DeploymentRecord,
-        spec: &DeploySpec,
-        choice: &Choice,
-    ) -> Result<DeployPlan, Fault> {
-        let (Some(vm), Some(url), Some(fingerprint)) = (&record.vm, &record.url, &record.fingerprint) else {
-            return Err(super::never_ready(record));
-        };
-        let state = self.store.deployment_state(&record.id).await?;
-        let mut plan = self.deploy_plan(&record.id, spec, choice).await?;
-        plan.token = record.secrets.token.clone();
-        plan.login.clone_from(&record.secrets.login);
-        plan.replaces = Some(ReplacePlan { vm: vm.clone(), url: url.clone(), fingerprint: fingerprint.clone(), state });
-        Ok(plan)
     }
 
     fn site(&self, spec: &DeploySpec) -> String {

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use api::{
-    Credentials, DeployOptions, DeployReview, DeploySpec, Deployed, DestroyParams, IdParams, NoParams, ReconfigureParams,
-    RedeployParams, Run,
+    Credentials, DeployOptions, DeployReview, DeploySpec, Deployed, DestroyParams, IdParams, NoParams, ReconfigureParams, Run,
 };
 
 use crate::daemon::Daemon;
@@ -28,10 +27,6 @@ pub async fn list(daemon: Arc<Daemon>, _: NoParams) -> Result<Vec<Deployed>, Fau
 
 pub async fn claim(daemon: Arc<Daemon>, given: IdParams) -> Result<Credentials, Fault> {
     daemon.deployments.claim(&given.id).await
-}
-
-pub async fn redeploy(daemon: Arc<Daemon>, given: RedeployParams) -> Result<Run, Fault> {
-    daemon.deployments.redeploy(&given).await
 }
 
 pub async fn reconfigure(daemon: Arc<Daemon>, given: ReconfigureParams) -> Result<Run, Fault> {

@@ -2,10 +2,8 @@
 //! against each other.
 
 mod deploy;
-mod doctor;
 mod job;
 mod license;
-mod maintenance;
 pub(crate) mod params;
 mod pool;
 mod proxy;
@@ -86,7 +84,6 @@ handlers! {
     scalar DeployStart => deploy::start;
     scalar DeployedList => deploy::list;
     scalar DeployClaim => deploy::claim;
-    scalar Redeploy => deploy::redeploy;
     scalar DeployReconfigure => deploy::reconfigure;
     scalar DeployDestroy => deploy::destroy;
     scalar DeployForget => deploy::forget;
@@ -96,16 +93,7 @@ handlers! {
     scalar LicenseRemove => license::remove;
     scalar LicenseBind => license::bind;
     scalar LicenseUnbind => license::unbind;
-    scalar ProxyConfigure => maintenance::configure;
-    scalar ProxyDrain => maintenance::drain;
-    scalar TokenRotate => maintenance::rotate_token;
-    scalar TokenRevoke => maintenance::revoke_token;
-    scalar CertificateRenew => maintenance::renew_certificate;
-    scalar StateExport => maintenance::export_state;
-    scalar StateImport => maintenance::import_state;
-    scalar UpgradeStart => maintenance::upgrade;
-    stream DoctorRun => doctor::run;
-    scalar SupportBundleGet => doctor::support_bundle;
+    scalar ProxyDrain => proxy::drain;
 }
 
 fn scalar<M: Method>(item: M::Item) -> Result<Answer, Fault> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{NoParams, ProxyNews, ProxyStatus};
+use api::{DrainParams, NoParams, ProxyNews, ProxyStatus};
 use futures::Stream;
 use tokio::time::Instant;
 
@@ -12,6 +12,13 @@ use crate::fault::Fault;
 
 /// Between two lines while transfers run.
 const PACE: Duration = Duration::from_millis(500);
+
+/// Holds new runs back, or lets them start again. What runs goes on; a restart lifts it.
+pub async fn drain(daemon: Arc<Daemon>, given: DrainParams) -> Result<ProxyStatus, Fault> {
+    daemon.runs.drain(given.on);
+    daemon.news.moved();
+    daemon.status().await
+}
 
 pub async fn status(daemon: Arc<Daemon>, _: NoParams) -> Result<ProxyStatus, Fault> {
     daemon.status().await

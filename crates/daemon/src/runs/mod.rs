@@ -10,6 +10,7 @@ mod worker;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use api::{
@@ -59,6 +60,8 @@ pub struct Runs {
     locks: Arc<VmLocks>,
     slots: Semaphore,
     cancels: Mutex<HashMap<String, CancellationToken>>,
+    /// Whether nothing new starts.
+    draining: AtomicBool,
     /// Clean-ups after each run that came to nothing in the life of this daemon.
     attempts: Mutex<HashMap<String, u32>>,
     /// Held between the check that a job is not running and the row that says it is.
@@ -121,6 +124,7 @@ impl Runs {
             locks: Arc::default(),
             slots: Semaphore::new(limits.runs),
             cancels: Mutex::default(),
+            draining: AtomicBool::new(false),
             attempts: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
@@ -133,6 +137,10 @@ impl Runs {
         let _one_at_a_time = self.starting.lock().await;
         if self.stop.is_cancelled() {
             return Err(Fault::forbidden("run", "the daemon is stopping"));
+        }
+        // Cleaning up is no new work.
+        if self.is_draining() && request.recovers().is_none() {
+            return Err(Fault::forbidden("run", "this proxy is being drained: nothing new starts until that is lifted"));
         }
         if let Some(job) = request.job()
             && let Some(running) = self.running(job)
@@ -152,6 +160,16 @@ impl Runs {
             runs.cancels().remove(&id);
         });
         Ok(run)
+    }
+
+    /// Holds new runs back, or lets them start again.
+    pub fn drain(&self, on: bool) {
+        self.draining.store(on, Ordering::Relaxed);
+    }
+
+    /// Whether new runs are held back.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// Starts a scheduled job; when it cannot, a skipped run says why.

@@ -269,7 +269,7 @@ impl MachineImport {
             }
             fields.insert("virtual_size".into(), size.into());
             fields.insert("SR".into(), self.sr.as_str().into());
-            for own in ["uuid", "location", "cbt_enabled", "managed", "missing", "parent", "sm_config"] {
+            for own in ["uuid", "location", "cbt_enabled", "managed", "missing", "parent", "sm_config", "VBDs", "snapshots"] {
                 fields.shift_remove(own);
             }
             let vdi = rpc::create_disk(&self.pool, Value::Object(fields))?;
