@@ -200,7 +200,7 @@ async fn a_proxy_is_deployed_used_changed_and_destroyed_and_leaves_nothing() {
     let config = lab.dir.join("config");
     let disks = || {
         let pools = std::fs::read_dir(lab.dir.join("pools")).unwrap().flatten();
-        let disks = pools.flat_map(|pool| std::fs::read_dir(pool.path().join("disks")).unwrap().flatten());
+        let disks = pools.flat_map(|pool| std::fs::read_dir(pool.path().join("disks")).into_iter().flatten().flatten());
         let mut names: Vec<_> = disks.map(|disk| disk.file_name()).collect();
         names.sort();
         names
@@ -235,7 +235,8 @@ async fn a_proxy_is_deployed_used_changed_and_destroyed_and_leaves_nothing() {
     let listed = lab.list(&["proxy", "list"]).await;
     let entry = listed.iter().find(|proxy| proxy["name"] == name).expect("the new proxy is known");
     assert_eq!((entry["state"].as_str(), entry["url"].as_str()), (Some("live"), Some(url.as_str())));
-    let again = backhaul(&config, &deploy).await;
+    // The new proxy has the pool too, so it must be said who deploys.
+    let again = backhaul(&config, &[&deploy[..], &["--proxy", "paris"]].concat()).await;
     assert!(stderr(&again).contains("a proxy of this name"), "{}", stderr(&again));
 
     // It is ready for remotes and jobs.
@@ -243,7 +244,7 @@ async fn a_proxy_is_deployed_used_changed_and_destroyed_and_leaves_nothing() {
     std::fs::create_dir(&remote).unwrap();
     let remote_url = format!("file://{}", remote.display());
     lab.ask(&["remote", "add", "--proxy", name, "nas", &remote_url]).await;
-    lab.ask(&["job", "add", "--proxy", name, "--name", "first", "--vm", "web-01", "--remote", "nas"]).await;
+    lab.ask(&["job", "add", "--proxy", name, "--name", "first", "--mode", "delta", "--vm", "web-01", "--remote", "nas"]).await;
     lab.ask(&["job", "run", "--proxy", name, "first", "--watch"]).await;
     assert_eq!(lab.list(&["backup", "list", "--proxy", name]).await.len(), 1);
 
