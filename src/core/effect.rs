@@ -163,32 +163,10 @@ requests! {
     Verify = RestorePointVerify, None;
     /// Remove a restore point.
     RestorePointRemove = RestorePointRemove, TypeName;
-    /// What pools offer to a new proxy.
-    DeployOptions = DeployOptionsGet, None;
-    /// What a deployment would do.
-    DeployReview = DeployReviewGet, None;
-    /// Deploy.
-    DeployStart = DeployStart, None;
     /// Deployed proxies.
     Deployed = DeployedList, None;
-    /// How to reach a deployed proxy.
-    DeployClaim = DeployClaim, None;
-    /// Change address or resources.
-    DeployReconfigure = DeployReconfigure, Ask;
-    /// Destroy a deployed proxy.
-    DeployDestroy = DeployDestroy, TypeName;
-    /// Forget a deployed proxy.
-    DeployForget = DeployForget, Ask;
     /// Licences.
     Licenses = LicenseList, None;
-    /// Take a licence in.
-    LicenseImport = LicenseImport, None;
-    /// Bind a licence.
-    LicenseBind = LicenseBind, None;
-    /// Free a licence.
-    LicenseUnbind = LicenseUnbind, Ask;
-    /// Hold runs back.
-    ProxyDrain = ProxyDrain, None;
 }
 
 #[cfg(test)]

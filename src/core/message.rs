@@ -34,7 +34,6 @@ pub struct FleetEvent {
 
 /// What happened at a proxy.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "a message is moved twice and dropped; a box would cost more")]
 pub enum FleetEventKind {
     /// The connection changed its state.
     Connection(Connection),
