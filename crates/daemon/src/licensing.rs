@@ -300,7 +300,7 @@ mod tests {
         assert!(licenses.offer().await.unwrap().why_not.unwrap().contains("holds no licence"));
 
         let stranger = SecretKey::generate().unwrap();
-        assert!(licenses.import(&text(&stranger, 1, 90)).await.unwrap_err().report().message.contains("another issuer"));
+        assert!(licenses.import(&text(&stranger, 1, 90)).await.unwrap_err().report().message.contains("another key"));
         let changed = text(&key, 1, 90).replace("Proxies: 1", "Proxies: 9");
         assert!(licenses.import(&changed).await.unwrap_err().report().message.contains("changed after it was signed"));
 
