@@ -88,10 +88,16 @@ pub struct LicenseOffer {
 }
 
 /// A licence to take in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LicenseImportParams {
     /// The signed text.
     pub text: String,
+}
+
+impl std::fmt::Debug for LicenseImportParams {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LicenseImportParams").finish_non_exhaustive()
+    }
 }
 
 /// A licence to bind or unbind.
@@ -105,10 +111,16 @@ pub struct LicenseBindParams {
 }
 
 /// A licence with its signed text, to be taken to another proxy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LicenseText {
     /// What it says.
     pub license: License,
     /// The signed text.
     pub text: String,
+}
+
+impl std::fmt::Debug for LicenseText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LicenseText").field("license", &self.license).finish_non_exhaustive()
+    }
 }
