@@ -345,6 +345,20 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
+/// A deployed proxy to be made anew from an image; jobs, remotes and identity stay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RedeployParams {
+    /// Id or name of the deployed proxy.
+    pub id: String,
+    /// Another image; none: that of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSource>,
+    /// Another storage repository; none: that of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sr: Option<String>,
+}
+
 /// Address or resources of a deployed proxy to change; its VM is restarted for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

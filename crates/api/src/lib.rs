@@ -16,7 +16,7 @@ mod term;
 
 pub use deploy::{
     AddressSpec, Credentials, DeployOptions, DeployReview, DeploySpec, Deployed, DeployedState, DestroyParams, FieldFault,
-    ImageSource, IpNetwork, Login, NetworkOffer, PoolOffer, ReconfigureParams, SrOffer, StepInfo,
+    ImageSource, IpNetwork, Login, NetworkOffer, PoolOffer, ReconfigureParams, RedeployParams, SrOffer, StepInfo,
 };
 pub use error::{ErrorCode, ErrorReport};
 pub use event::{

@@ -1,6 +1,79 @@
-//! Keeping a proxy up: holding runs back, and its state as a whole.
+//! Keeping a proxy up: its settings, token and certificate, upgrades, health, and its state as a whole.
 
 use serde::{Deserialize, Serialize};
+
+use crate::ErrorReport;
+
+/// What can be changed of a proxy without deploying it anew. Absent: stays; empty text: goes back to none.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigureParams {
+    /// Name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Site.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<String>,
+    /// HTTP proxy for downloads. A secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_proxy: Option<String>,
+}
+
+impl std::fmt::Debug for ConfigureParams {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConfigureParams").field("name", &self.name).field("site", &self.site).finish_non_exhaustive()
+    }
+}
+
+/// A new token; the present one stays good for a while, so that nobody is locked out meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenRotateParams {
+    /// Seconds during which the former token is still accepted; default a day, at most 30 days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlap_seconds: Option<u64>,
+}
+
+/// The new token. A secret.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NewToken {
+    /// The token.
+    pub token: String,
+    /// Until when the former one is accepted.
+    pub former_until: i64,
+}
+
+impl std::fmt::Debug for NewToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewToken").field("former_until", &self.former_until).finish_non_exhaustive()
+    }
+}
+
+/// Another certificate; none given: a new self-signed one.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateRenewParams {
+    /// Certificate chain, PEM, leaf first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+    /// Its private key, PEM. A secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+impl std::fmt::Debug for CertificateRenewParams {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CertificateRenewParams")
+    }
+}
+
+/// The certificate that connections see from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewCertificate {
+    /// Its SHA-256.
+    pub fingerprint: String,
+}
 
 /// Whether runs are held back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,4 +114,107 @@ pub struct Imported {
     pub jobs: u32,
     /// SHA-256 of the certificate from now on.
     pub fingerprint: String,
+}
+
+/// A bundle to upgrade to.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpgradeParams {
+    /// The bundle, base64.
+    pub bundle: String,
+    /// Seconds to wait for running transfers; default an hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_seconds: Option<u64>,
+}
+
+impl std::fmt::Debug for UpgradeParams {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UpgradeParams").field("bundle_chars", &self.bundle.len()).field("wait", &self.wait_seconds).finish()
+    }
+}
+
+/// Where an upgrade stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpgradeState {
+    /// What is going on.
+    pub phase: UpgradePhase,
+    /// Version and build before.
+    pub from: String,
+    /// Version and build wanted.
+    pub to: String,
+    /// When the phase began.
+    pub since: i64,
+    /// Why it was rolled back, or given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorReport>,
+}
+
+/// A part of an upgrade.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum UpgradePhase {
+    /// Running transfers come to their end; nothing new starts.
+    Draining,
+    /// The new version starts and checks itself.
+    Swapping,
+    /// The new version runs.
+    Done,
+    /// The new version was no good; the one of before runs.
+    RolledBack,
+    /// It did not come to a swap.
+    Failed,
+}
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As it should be.
+    Pass,
+    /// Works, but look at it.
+    Warning,
+    /// Broken.
+    Fail,
+}
+
+/// One checked thing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DoctorCheck {
+    /// Kind of check: `dns`, `route`, `clock`, `pool`, `nbd`, `cbt`, `remote`, `certificate`, `disk`, `version`, `license`.
+    pub check: String,
+    /// On what: a pool, host, remote.
+    pub object: String,
+    /// How it came out.
+    pub verdict: Verdict,
+    /// The measured value, in words.
+    pub measured: String,
+    /// What to do, unless it passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
+    /// How long it took, milliseconds.
+    pub took: u64,
+}
+
+/// What the doctor is to know from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DoctorParams {
+    /// The asking console's clock, milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<i64>,
+    /// The asking console's version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+}
+
+/// A redacted text about the whole proxy, for whoever is asked for help.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SupportBundle {
+    /// Name for a file.
+    pub file_name: String,
+    /// The text.
+    pub text: String,
 }

@@ -132,6 +132,8 @@ methods! {
     read DeployedList = "deploy.list" (NoParams) -> Vec<Deployed>;
     /// How to reach a deployed proxy, its token included.
     write DeployClaim = "deploy.claim" (IdParams) -> Credentials;
+    /// Makes a deployed proxy anew from an image and answers the run; jobs, remotes and identity stay.
+    write Redeploy = "deploy.redeploy" (RedeployParams) -> Run;
     /// Changes address or resources of a deployed proxy and answers the run.
     write DeployReconfigure = "deploy.reconfigure" (ReconfigureParams) -> Run;
     /// Destroys a deployed proxy with its VM and answers the run; its licence is free again.
@@ -152,33 +154,24 @@ methods! {
     write LicenseUnbind = "license.unbind" (LicenseBindParams) -> License;
     /// Holds new runs back, or lets them start again.
     write ProxyDrain = "proxy.drain" (DrainParams) -> ProxyStatus;
-}
-
-/// Asks a proxy for all that makes it itself. Spoken by whoever replaces a proxy; no daemon answers it yet, so it is not in
-/// the table.
-#[derive(Debug, Clone, Copy)]
-pub struct StateExport;
-
-impl Method for StateExport {
-    const NAME: &'static str = "state.export";
-    const DOC: &'static str = "All that makes this proxy itself, secrets included.";
-    const WRITES: bool = true;
-    const STREAM: bool = false;
-    type Params = NoParams;
-    type Item = ProxyState;
-}
-
-/// Makes a new proxy the one a state was taken of; see [`StateExport`].
-#[derive(Debug, Clone, Copy)]
-pub struct StateImport;
-
-impl Method for StateImport {
-    const NAME: &'static str = "state.import";
-    const DOC: &'static str = "Becomes the proxy a state was taken of.";
-    const WRITES: bool = true;
-    const STREAM: bool = false;
-    type Params = ProxyState;
-    type Item = Imported;
+    /// Changes name, site or HTTP proxy of this proxy.
+    write ProxyConfigure = "proxy.configure" (ConfigureParams) -> ProxyStatus;
+    /// Makes a new token; the former one stays good for a while.
+    write TokenRotate = "token.rotate" (TokenRotateParams) -> NewToken;
+    /// Ends the time in which the former token is still good.
+    write TokenRevoke = "token.revoke" (NoParams) -> bool;
+    /// Shows another certificate from now on.
+    write CertificateRenew = "certificate.renew" (CertificateRenewParams) -> NewCertificate;
+    /// All that makes this proxy itself, secrets included.
+    write StateExport = "state.export" (NoParams) -> ProxyState;
+    /// Becomes the proxy a state was taken of; only for one that has no jobs and remotes yet.
+    write StateImport = "state.import" (ProxyState) -> Imported;
+    /// Upgrades this proxy to a signed bundle: drain, swap, self-check, roll-back if it fails.
+    write UpgradeStart = "upgrade.start" (UpgradeParams) -> UpgradeState;
+    /// Checks everything the proxy depends on; a line a check, as it comes out.
+    watch DoctorRun = "doctor.run" (DoctorParams) -> DoctorCheck;
+    /// A redacted text about this proxy for whoever is asked for help.
+    read SupportBundleGet = "support.bundle" (NoParams) -> SupportBundle;
 }
 
 /// No parameters.

@@ -30,12 +30,24 @@ pub struct ProxyStatus {
     /// The proxy's id, its own for ever.
     #[serde(default)]
     pub id: String,
+    /// Release channel of the program: `stable`, `testing`; none: not from a bundle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<String>,
+    /// Which build of the version: `lab.2`; none: not from a bundle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<String>,
     /// Whether new runs are held back.
     #[serde(default)]
     pub draining: bool,
     /// How it stands with licences.
     #[serde(default)]
     pub licensing: crate::Licensing,
+    /// The upgrade that goes on, or the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<crate::UpgradeState>,
+    /// Until when a former token is still accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former_token_until: Option<i64>,
 }
 
 /// A failure with its time and origin.
@@ -324,6 +336,8 @@ pub enum RunKind {
     Reconfigure,
     /// Destroys a deployed proxy.
     Destroy,
+    /// Has upgraded this proxy.
+    Upgrade,
     /// A kind this reader does not know yet.
     #[serde(other)]
     Unknown,

@@ -44,6 +44,7 @@ fn kind(kind: RunKind) -> &'static str {
         RunKind::Redeploy => "redeployment",
         RunKind::Reconfigure => "reconfiguration",
         RunKind::Destroy => "destruction",
+        RunKind::Upgrade => "upgrade",
         RunKind::Unknown => "run",
     }
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use api::{
-    Credentials, DeployOptions, DeployReview, DeploySpec, Deployed, DestroyParams, IdParams, NoParams, ReconfigureParams, Run,
+    Credentials, DeployOptions, DeployReview, DeploySpec, Deployed, DestroyParams, IdParams, NoParams, ReconfigureParams,
+    RedeployParams, Run,
 };
 
 use crate::daemon::Daemon;
@@ -27,6 +28,10 @@ pub async fn list(daemon: Arc<Daemon>, _: NoParams) -> Result<Vec<Deployed>, Fau
 
 pub async fn claim(daemon: Arc<Daemon>, given: IdParams) -> Result<Credentials, Fault> {
     daemon.deployments.claim(&given.id).await
+}
+
+pub async fn redeploy(_: Arc<Daemon>, _: RedeployParams) -> Result<Run, Fault> {
+    Err(Fault::MethodNotFound("deploy.redeploy".into()))
 }
 
 pub async fn reconfigure(daemon: Arc<Daemon>, given: ReconfigureParams) -> Result<Run, Fault> {

@@ -2,8 +2,10 @@
 //! against each other.
 
 mod deploy;
+mod doctor;
 mod job;
 mod license;
+mod maintenance;
 pub(crate) mod params;
 mod pool;
 mod proxy;
@@ -84,6 +86,7 @@ handlers! {
     scalar DeployStart => deploy::start;
     scalar DeployedList => deploy::list;
     scalar DeployClaim => deploy::claim;
+    scalar Redeploy => deploy::redeploy;
     scalar DeployReconfigure => deploy::reconfigure;
     scalar DeployDestroy => deploy::destroy;
     scalar DeployForget => deploy::forget;
@@ -94,6 +97,15 @@ handlers! {
     scalar LicenseBind => license::bind;
     scalar LicenseUnbind => license::unbind;
     scalar ProxyDrain => proxy::drain;
+    scalar ProxyConfigure => maintenance::configure;
+    scalar TokenRotate => maintenance::rotate_token;
+    scalar TokenRevoke => maintenance::revoke_token;
+    scalar CertificateRenew => maintenance::renew_certificate;
+    scalar StateExport => maintenance::export_state;
+    scalar StateImport => maintenance::import_state;
+    scalar UpgradeStart => maintenance::upgrade;
+    stream DoctorRun => doctor::run;
+    scalar SupportBundleGet => doctor::support_bundle;
 }
 
 fn scalar<M: Method>(item: M::Item) -> Result<Answer, Fault> {
