@@ -148,6 +148,7 @@ impl Daemon {
             id: self.id.clone(),
             draining: self.runs.is_draining(),
             licensing: self.licenses.standing().await?,
+            ..ProxyStatus::default()
         })
     }
 }
