@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::deploy::{DeployArgs, ReconfigureArgs};
 use super::license::LicenseCommand;
+use super::ssh::UndeployArgs;
 
 /// The console over a fleet of backup proxies; without a command, its screen.
 #[derive(Debug, Parser)]
@@ -192,8 +193,11 @@ pub enum ProxyCommand {
         /// Its name
         name: String,
     },
-    /// Deploy a new proxy into a pool: the plan is shown first, and nothing is touched before it is accepted
+    /// Deploy a new proxy into a pool, or with --ssh onto any Linux: the plan is shown first, and nothing is touched before
+    /// it is accepted
     Deploy(Box<DeployArgs>),
+    /// Remove a proxy that was deployed with --ssh from its host
+    Undeploy(UndeployArgs),
     /// The proxies that have been deployed, and by whom
     Deployed,
     /// Get to know a deployed proxy: its address, certificate and token come from the proxy that deployed it

@@ -11,6 +11,7 @@ mod objects;
 mod output;
 mod proxy;
 mod run;
+mod ssh;
 mod watch;
 
 use std::process::ExitCode;

@@ -11,7 +11,7 @@ use url::Url;
 use super::cli::{Common, ProxyCommand, TokenSource};
 use super::context::{Context, config_dir};
 use super::failure::{Exit, Failure};
-use super::{deploy, output};
+use super::{deploy, output, ssh};
 use crate::config::{self, Config, Proxy, Token};
 use crate::fleet::{CallError, Client};
 
@@ -38,6 +38,7 @@ pub async fn run(common: &Common, command: ProxyCommand) -> Result<(), Failure> 
         ProxyCommand::List => list(common).await,
         ProxyCommand::Show { name } => show(common, name).await,
         ProxyCommand::Deploy(arguments) => deploy::deploy(common, *arguments).await,
+        ProxyCommand::Undeploy(arguments) => ssh::undeploy(common, arguments).await,
         ProxyCommand::Deployed => deploy::list(common).await,
         ProxyCommand::Claim { name } => deploy::claim(common, &name).await,
         ProxyCommand::Reconfigure(arguments) => deploy::reconfigure(common, arguments).await,

@@ -304,19 +304,10 @@ fn kept_token(path: &Path) -> Result<Token, StartError> {
 
 /// The configured certificate, or our own: made at the first start and kept, because clients pin it.
 fn certificate(config: &Config) -> Result<SelfSigned, StartError> {
-    let read = |path: &PathBuf| {
-        std::fs::read_to_string(path).map_err(|source| StartError::CertificateFile { what: "read", path: path.clone(), source })
-    };
-    if let Some(files) = &config.tls {
-        return Ok(SelfSigned { certificate_pem: read(&files.certificate)?, key_pem: read(&files.key)? });
+    if let Some(kept) = kept_certificate(config)? {
+        return Ok(kept);
     }
-    // One file for both: they are made, kept and lost together.
-    let path = config.state_dir.join("certificate.pem");
-    match std::fs::read_to_string(&path) {
-        Ok(pem) => return Ok(SelfSigned { certificate_pem: pem.clone(), key_pem: pem }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(source) => return Err(StartError::CertificateFile { what: "read", path, source }),
-    }
+    let path = own_certificate(config);
     let host = crate::config::host_name();
     let address = config.listen.ip().to_string();
     let names = [host.as_str(), "localhost", "127.0.0.1", "::1", &address];
@@ -326,4 +317,36 @@ fn certificate(config: &Config) -> Result<SelfSigned, StartError> {
     let pem = format!("{}{}", made.certificate_pem, made.key_pem);
     write_private(&path, pem.as_bytes()).map_err(|source| StartError::CertificateFile { what: "write", path, source })?;
     Ok(made)
+}
+
+/// The certificate there is, if any.
+fn kept_certificate(config: &Config) -> Result<Option<SelfSigned>, StartError> {
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path).map_err(|source| StartError::CertificateFile { what: "read", path: path.clone(), source })
+    };
+    if let Some(files) = &config.tls {
+        return Ok(Some(SelfSigned { certificate_pem: read(&files.certificate)?, key_pem: read(&files.key)? }));
+    }
+    // One file for both: they are made, kept and lost together.
+    let path = own_certificate(config);
+    match std::fs::read_to_string(&path) {
+        Ok(pem) => Ok(Some(SelfSigned { certificate_pem: pem.clone(), key_pem: pem })),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(StartError::CertificateFile { what: "read", path, source }),
+    }
+}
+
+fn own_certificate(config: &Config) -> PathBuf {
+    config.state_dir.join("certificate.pem")
+}
+
+/// The fingerprint of the certificate that clients see, read without a daemon running; none before the first start.
+///
+/// # Errors
+/// The certificate cannot be read, or is none.
+pub fn shown_fingerprint(config: &Config) -> Result<Option<Fingerprint>, StartError> {
+    let path = config.tls.as_ref().map_or_else(|| own_certificate(config), |files| files.certificate.clone());
+    let certificate = kept_certificate(config)?;
+    let told = certificate.map(|certificate| certificate.fingerprint()).transpose();
+    told.map_err(|source| StartError::Certificate { path, source })
 }

@@ -80,6 +80,25 @@ pub fn main(config: &Path, check_only: bool) -> ExitCode {
     code
 }
 
+/// `backhauld fingerprint`: prints the certificate's SHA-256, and makes none where there is none yet.
+pub fn fingerprint(config: &Path) -> ExitCode {
+    let config = match config::Config::load(config) {
+        Ok(config) => config,
+        Err(error) => return failed(&error),
+    };
+    match daemon::shown_fingerprint(&config) {
+        Ok(Some(fingerprint)) => {
+            println!("{fingerprint}");
+            ExitCode::SUCCESS
+        }
+        Ok(None) => {
+            eprintln!("backhauld: there is no certificate in {} yet; it is made at the first start", config.state_dir.display());
+            ExitCode::FAILURE
+        }
+        Err(error) => failed(&error),
+    }
+}
+
 /// One step of an appliance's boot below `root`; `xenstore`: a folder in the place of XenStore.
 pub fn boot_step(
     step: fn(&Path, &dyn first_boot::XenStore) -> Result<(), first_boot::FirstBootError>,

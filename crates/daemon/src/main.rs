@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 #[command(name = "backhauld", version)]
 struct Arguments {
     /// Configuration file (TOML)
-    #[arg(long, value_name = "FILE", default_value = "/etc/backhaul/backhauld.toml")]
+    #[arg(long, value_name = "FILE", default_value = "/etc/backhaul/backhauld.toml", global = true)]
     config: PathBuf,
     /// Check the configuration, say whether it is good, and exit
     #[arg(long)]
@@ -24,6 +24,8 @@ enum Command {
     /// Execute the plan that the daemon sends over file descriptor 0
     #[command(hide = true)]
     Worker,
+    /// Print the fingerprint of the certificate, to compare it with what a console shows
+    Fingerprint,
     /// In an appliance, before the daemon: take the configuration that the VM was given through XenStore
     FirstBoot(Machine),
     /// In an appliance, after the daemon's start: tell port and certificate through XenStore
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Some(Command::Report(machine)) => {
             daemon::boot_step(daemon::first_boot::report, &machine.root, machine.xenstore_dir.as_deref())
         }
+        Some(Command::Fingerprint) => daemon::fingerprint(&arguments.config),
         None => daemon::main(&arguments.config, arguments.check_config),
     }
 }
