@@ -109,24 +109,32 @@ fn a_proxy_comes_stays_changes_and_goes() {
     assert_ne!(pid(&host), process);
     assert_eq!(live(&host)["fingerprint"], told.trim());
 
-    // Settings, without a word about the rest.
-    let renamed =
-        good(host.backhaul(&["proxy", "deploy", "--ssh", &to, "--package", other.to_str().unwrap(), "--site", "Lyon", "--yes"]));
-    assert!(renamed.contains("put the settings") && !renamed.contains("put the program"), "{renamed}");
-    assert_eq!(live(&host)["status"]["site"], "Lyon");
+    // The port is the file's; what a running proxy can change of itself is not changed here.
+    let next = ["proxy", "deploy", "--ssh", &to, "--package", other.to_str().unwrap(), "--yes"];
+    let port = free_port().to_string();
+    let moved = good(host.backhaul(&[&next[..], &["--port", &port]].concat()));
+    assert!(moved.contains("put the settings") && !moved.contains("put the program"), "{moved}");
+    assert_eq!(live(&host)["url"], format!("https://127.0.0.1:{port}"));
+    refused(&host.backhaul(&[&next[..], &["--site", "Lyon"]].concat()), 2, &["is there already, with another site", "proxy set"]);
+    // It calls itself otherwise, and its token is another one, of which the host has no copy: it is still the same.
+    good(host.backhaul(&["proxy", "set", NAME, "--name", "renamed"]));
+    good(host.backhaul(&["proxy", "token", "rotate", "renamed"]));
+    assert_eq!(host.run("ls /var/lib/backhaul/token 2> /dev/null || :"), "");
+    let again = good(host.backhaul(&next));
+    assert!(again.contains("nothing to do") && again.contains("renamed is unchanged"), "{again}");
+    assert_eq!(live(&host)["name"], "renamed");
+    good(host.backhaul(&["proxy", "set", "renamed", "--name", NAME]));
 
     refused(&host.backhaul(&["proxy", "undeploy", "--ssh", &to, "--confirm", "x"]), 4, &["nothing was touched"]);
     live(&host);
-    let secret = proxies(&host);
     good(host.backhaul(&["proxy", "undeploy", "--ssh", &to, "--confirm", NAME]));
     let left = difference(&before, &host.contents());
     assert!(left.iter().all(|line| line.starts_with("var/lib/backhaul") || line.contains("  ")), "{left:?}");
-    assert!(left.iter().any(|line| line.starts_with("var/lib/backhaul/token f 600")), "{left:?}");
+    assert!(left.iter().any(|line| line.starts_with("var/lib/backhaul/state.db f 600")), "{left:?}");
     assert!(!proxies(&host).contains("[[proxy]]"));
 
     // Its data makes it the same proxy again.
     good(host.backhaul(&[&first[..], &["--yes"]].concat()));
-    assert_eq!(proxies(&host), secret);
     assert_eq!(live(&host)["fingerprint"], told.trim());
     good(host.backhaul(&["proxy", "undeploy", "--ssh", &to, "--confirm", NAME, "--purge"]));
     assert_eq!(difference(&before, &host.contents()), [""; 0], "something stayed");
@@ -291,7 +299,7 @@ fn a_service_that_does_not_start_is_told_with_its_words_and_the_former_one_runs_
     good(host.backhaul(&["proxy", "deploy", "--ssh", &to, "--name", "p", "--port", &port, "--yes"]));
     let before = host.run("sha256sum /usr/local/bin/backhauld /etc/backhaul/* /etc/systemd/system/backhauld.service");
     host.run("touch /run/test-systemd/broken");
-    let failed = host.backhaul(&["proxy", "deploy", "--ssh", &to, "--site", "elsewhere", "--yes"]);
+    let failed = host.backhaul(&["proxy", "deploy", "--ssh", &to, "--port", &free_port().to_string(), "--yes"]);
     refused(&failed, 1, &["cannot start the service again", "Job for backhauld.service failed"]);
     host.run("rm /run/test-systemd/broken");
     assert_eq!(host.run("sha256sum /usr/local/bin/backhauld /etc/backhaul/* /etc/systemd/system/backhauld.service"), before);
@@ -334,7 +342,56 @@ fn a_proxy_behind_a_firewall_is_deployed_and_the_way_is_shown() {
     let open = format!("firewall-cmd --permanent --add-port={port}/tcp");
     refused(&output, 3, &["is deployed", "it answers on its host, but not from here", &open]);
     assert!(proxies(&host).contains("https://255.255.255.255"));
+    // Another console gets to know it by hand, with what the host says of itself.
+    let told = host.run("/usr/local/bin/backhauld fingerprint");
+    let (other, token) = (host.dir.path().join("other-console"), host.dir.path().join("token"));
+    fs::write(&token, host.run("cat /var/lib/backhaul/token")).unwrap();
+    let url = format!("https://127.0.0.1:{port}");
+    let mut add = host.command(&["proxy", "add", &url, "--token-file", token.to_str().unwrap(), "--fingerprint", told.trim()]);
+    good(add.arg("--config").arg(&other).output().unwrap());
     // Where a console looks for it can be changed later.
     good(host.backhaul(&["proxy", "deploy", "--ssh", &to, "--host", "127.0.0.1", "--yes"]));
     live(&host);
+}
+
+#[test]
+fn a_package_is_installed_and_removed_by_the_tool_of_the_distribution() {
+    let host = Host::start(&Setup::default());
+    let (to, port) = (host.destination("root"), free_port().to_string());
+    let beside = std::path::Path::new(env!("CARGO_BIN_EXE_backhaul")).parent().unwrap();
+    let made = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["run", "--quiet", "--package", "xtask", "--", "package", "--only", "deb", "--binaries"])
+        .arg(beside)
+        .arg("--out")
+        .arg(host.dir.path().join("packages"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", stderr(&made));
+    let package = fs::read_dir(host.dir.path().join("packages")).unwrap().flatten().map(|entry| entry.path());
+    let package = package.into_iter().find(|path| path.extension().is_some_and(|kind| kind == "deb")).unwrap();
+    let deploy =
+        ["proxy", "deploy", "--ssh", &to, "--name", "p", "--port", &port, "--yes", "--package", package.to_str().unwrap()];
+
+    let before = host.contents();
+    host.run("touch /run/test-systemd/broken 2> /dev/null || { mkdir /run/test-systemd && touch /run/test-systemd/broken; }");
+    refused(&host.backhaul(&deploy), 1, &["cannot start the service", "is as it was before"]);
+    host.run("rm /run/test-systemd/broken");
+    let ours = |lines: Vec<String>| lines.into_iter().filter(|line| !line.starts_with("var/lib/dpkg")).collect::<Vec<_>>();
+    assert_eq!(ours(difference(&before, &host.contents())), [""; 0], "something stayed");
+
+    let said = good(host.backhaul(&deploy));
+    assert!(said.contains("install the package backhaul"), "{said}");
+    live(&host);
+    assert!(host.run("dpkg -S /usr/bin/backhauld").starts_with("backhaul:"));
+    assert_eq!(host.run("dpkg --verify backhaul"), "");
+    let again = good(host.backhaul(&deploy));
+    assert!(again.contains("nothing to do"), "{again}");
+    // The program beside the console does not replace what a package brought, and a named one is refused.
+    let plain = &deploy[..deploy.len() - 2];
+    assert!(good(host.backhaul(plain)).contains("nothing to do"));
+    let program = beside.join("backhauld");
+    refused(&host.backhaul(&[plain, &["--package", program.to_str().unwrap()]].concat()), 2, &["came to", "as a package"]);
+    good(host.backhaul(&["proxy", "undeploy", "--ssh", &to, "--confirm", "p", "--purge"]));
+    assert_eq!(ours(difference(&before, &host.contents())), [""; 0], "something stayed");
 }

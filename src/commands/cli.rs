@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::deploy::{DeployArgs, ReconfigureArgs};
+use super::deploy::{DeployArgs, ReconfigureArgs, RedeployArgs};
 use super::license::LicenseCommand;
+use super::maintain::{CertificateCommand, SetArgs, Switch, TokenCommand};
 use super::ssh::UndeployArgs;
 
 /// The console over a fleet of backup proxies; without a command, its screen.
@@ -174,19 +175,26 @@ pub enum ProxyCommand {
     },
     /// Get to know a proxy: its certificate is shown and pinned, its token checked and stored
     Add {
-        /// What to call it
-        name: String,
-        /// https://HOST[:PORT]
-        url: String,
+        /// https://HOST[:PORT], after what to call it [default: what it calls itself]
+        #[arg(value_name = "[NAME] URL", num_args = 1..=2, required = true)]
+        place: Vec<String>,
         /// Where the token comes from.
         #[command(flatten)]
         token: TokenSource,
-        /// SHA-256 of its certificate, as its daemon tells it; anything else is refused
+        /// SHA-256 of its certificate, as `backhauld fingerprint` prints it on its host; anything else is refused
         #[arg(long, value_name = "FP")]
         fingerprint: Option<String>,
         /// Pin whatever certificate it shows now, without asking
         #[arg(long, conflicts_with = "fingerprint")]
         accept_fingerprint: bool,
+    },
+    /// Accept the changed certificate of a proxy: the pinned one and the new one are shown, then asked about
+    Trust {
+        /// Its name
+        name: String,
+        /// SHA-256 of the new certificate, as `backhauld fingerprint` prints it on its host; anything else is refused
+        #[arg(long, value_name = "FP")]
+        fingerprint: Option<String>,
     },
     /// Forget a proxy; nothing changes on it
     Remove {
@@ -205,8 +213,31 @@ pub enum ProxyCommand {
         /// Its name or id
         name: String,
     },
+    /// Tell the proxy that deployed this one how it is called and reached now, as this console knows it
+    Adopt {
+        /// Its name
+        name: String,
+    },
+    /// The certificate of a proxy
+    #[command(subcommand)]
+    Certificate(CertificateCommand),
+    /// Hold new runs of a proxy back, or let them start again
+    Drain {
+        /// Its name
+        name: String,
+        /// On: nothing new starts, and what runs goes on
+        #[arg(value_enum)]
+        switch: Switch,
+    },
     /// Change address or resources of a deployed proxy; its VM is restarted
     Reconfigure(ReconfigureArgs),
+    /// Make a deployed proxy anew from an image; jobs, remotes and identity stay
+    Redeploy(RedeployArgs),
+    /// Change name, site or HTTP proxy of a proxy
+    Set(SetArgs),
+    /// The token of a proxy
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Destroy a deployed proxy with its VM; its licence is free again
     Destroy {
         /// Its name or id

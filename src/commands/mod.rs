@@ -7,6 +7,7 @@ mod failure;
 mod job;
 mod lab;
 mod license;
+mod maintain;
 mod objects;
 mod output;
 mod proxy;

@@ -1,5 +1,6 @@
 //! The daily commands, run as `cargo xtask COMMAND`: the one entry point for people and for CI.
 
+mod package;
 mod run;
 mod setup;
 
@@ -17,6 +18,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   ci              fmt, clippy, deny, test: what .ci/run runs
   bench           the benchmarks, printed as a table
   pictures        draw screenshots/ anew from the console's own screens
+  package [ARGS]  .tar.gz, .deb and .rpm of both programs: docs/installing.md
   docs            write docs/api.md anew from the table of methods";
 
 fn main() -> ExitCode {
@@ -49,6 +51,7 @@ fn dispatch(command: &str, args: &[String]) -> Result<()> {
             build(&["--release"])?;
             Program::cargo().args(["run", "--release", "--package", "xtask", "--features", "pictures", "--bin", "pictures"]).run()
         }
+        "package" => package::run(args),
         "docs" => Program::cargo().args(["run", "--package", "api", "--example", "api_md"]).run(),
         "" | "help" | "--help" | "-h" => {
             println!("{USAGE}");

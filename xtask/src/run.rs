@@ -47,6 +47,20 @@ impl Program {
         self
     }
 
+    /// With an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.0.env(name, value);
+        self
+    }
+
+    /// What it prints is not shown.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
+        self.0.stdout(Stdio::null());
+        self
+    }
+
     /// Runs it to its end; anything but success is an error.
     pub fn run(mut self) -> Result<()> {
         eprintln!("+ {}", self.shown());

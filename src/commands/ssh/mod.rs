@@ -4,12 +4,14 @@
 //! | --- | --- |
 //! | [`session`] | one connection of the administrator's own `ssh`; scripts over it, a tunnel through it |
 //! | [`probe`] | what the host is and has |
+//! | [`answer`] | how the proxy there answers, over SSH and HTTPS |
 //! | [`plan`] | the difference to what is wanted; touches nothing |
 //! | [`apply`] | does it step by step, undoes it when a step fails |
 //!
 //! The certificate is pinned from what the program on the host says of it over the SSH connection, so nobody has to compare
 //! fingerprints: who trusts the host's SSH key trusts this.
 
+mod answer;
 mod apply;
 mod plan;
 mod probe;
@@ -17,11 +19,11 @@ mod session;
 
 use std::path::{Path, PathBuf};
 
-use api::{NoParams, ProxyStatus, ProxyStatusGet};
 use clap::Args;
 use tls::Fingerprint;
 use url::Url;
 
+use self::answer::{Reach, Standing, fingerprint, reach, standing};
 use self::apply::Work;
 use self::plan::{Plan, Source, Wishes};
 use self::probe::{Form, Found, paths};
@@ -32,7 +34,6 @@ use super::deploy::{agreed, ask};
 use super::failure::{Exit, Failure};
 use super::output;
 use crate::config::{Config, Proxy, check_name, check_url};
-use crate::fleet::{CallError, Client};
 
 /// The part of `proxy deploy` that is about hosts without a hypervisor.
 #[derive(Debug, Args)]
@@ -77,15 +78,6 @@ pub struct Request {
     pub yes: bool,
 }
 
-/// Whether the proxy answers where consoles will look for it.
-enum Reach {
-    Direct,
-    /// It answers on its host; why it does not from here.
-    OnlyThere(String),
-    /// Nobody can tell whether it is the proxy or the way; why it does not from here.
-    Unknown(String),
-}
-
 /// `proxy deploy --ssh`.
 ///
 /// # Errors
@@ -103,22 +95,22 @@ pub async fn deploy(common: &Common, request: Request) -> Result<(), Failure> {
     let known = config.proxies?;
 
     let mut session = Session::open(&destination).await?;
-    probe::enter(&mut session).await?;
-    let found = probe::probe(&session).await?;
+    let (found, standing) = interruptible(look(&mut session, &known)).await??;
     let host = destination.to_string();
-    let plan = plan::plan(&host, &found, &wishes, &source)?;
-    let entry = known.iter().find(|proxy| proxy.name == plan.name);
+    let plan = plan::plan(&host, &found, &standing, &wishes, &source)?;
+    // The console may call it otherwise.
+    let same = known.iter().find(|proxy| Some(proxy.fingerprint) == standing.fingerprint);
+    let entry = same.or_else(|| known.iter().find(|proxy| proxy.name == plan.name));
     let url = address(request.ssh.host.as_deref(), entry, &session, plan.port)?;
     check_name(&plan.name).map_err(|why| Failure::usage(format!("proxy name {:?}: {why}", plan.name)))?;
-    if let Some(entry) = entry.filter(|entry| entry.url != url && entry.token != plan.token) {
+    if let Some(entry) = entry.filter(|entry| same.is_none() && entry.url != url && entry.token != plan.token) {
         return Err(Failure::refused(
             "NAME_TAKEN",
             format!("the console knows another proxy {:?} already, at {}", entry.name, shown(&entry.url)),
         )
         .next("choose another name with --name, or `backhaul proxy remove` it"));
     }
-    let running = running(&session, &found, &plan).await;
-    present(common, &request, &plan, &found, &url, running)?;
+    present(common, &request, &plan, &found, &url, interrupted(&standing, &plan))?;
     if request.plan {
         return Ok(());
     }
@@ -126,13 +118,14 @@ pub async fn deploy(common: &Common, request: Request) -> Result<(), Failure> {
         if read_only {
             return Err(Failure::refused("READ_ONLY", "this deploys something, and this console is read-only"));
         }
-        if !request.yes && !agreed("Deploy it?")? {
+        if !request.yes && !interruptible(off_thread(|| agreed("Deploy it?"))).await?? {
             return Err(Failure::refused("NOT_AGREED", "nothing was touched").next("--yes does it without asking"));
         }
     }
     let mut work = Work::new(&session, plan.port, plan.program, common.json);
     work.perform(&plan.steps).await?;
-    let finished = finish(&session, &plan, &url, &dir, entry).await;
+    let finished = interruptible(finish(&session, &plan, &url, &dir, entry)).await;
+    let finished = finished.unwrap_or_else(|interrupted| Err(("see the proxy answer", interrupted)));
     let (reach, fingerprint, new_entry) = match finished {
         Ok(finished) => finished,
         Err((step, failure)) if plan.steps.is_empty() => return Err(named(step, failure)),
@@ -144,6 +137,27 @@ pub async fn deploy(common: &Common, request: Request) -> Result<(), Failure> {
     work.keep().await?;
     let changed = !plan.steps.is_empty() || new_entry;
     report(common, &plan, &found, &url, fingerprint, changed, &reach)
+}
+
+async fn look(session: &mut Session, known: &[Proxy]) -> Result<(Found, Standing), Failure> {
+    probe::enter(session).await?;
+    let found = probe::probe(session).await?;
+    let standing = standing(session, &found, known).await;
+    Ok((found, standing))
+}
+
+/// Whatever it is, ctrl-C ends it.
+async fn interruptible<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    tokio::select! {
+        done = work => Ok(done),
+        _ = tokio::signal::ctrl_c() => Err(Failure::failed("INTERRUPTED", "interrupted")),
+    }
+}
+
+/// Waits for a person without holding up the rest.
+async fn off_thread<T: Send + 'static>(ask: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    let asked = tokio::task::spawn_blocking(ask).await;
+    asked.unwrap_or_else(|_| Err(Failure::failed("TERMINAL", "the question could not be asked")))
 }
 
 fn named(step: &str, mut failure: Failure) -> Failure {
@@ -166,7 +180,8 @@ async fn finish(
     const KEEP: &str = "write it into the console's configuration";
     let fingerprint = fingerprint(session, plan.program).await.map_err(|failure| (READ, failure))?;
     let reach = reach(session, plan, url, fingerprint).await.map_err(|failure| (COMPARE, failure))?;
-    let proxy = Proxy { name: plan.name.clone(), url: url.clone(), token: plan.token.clone(), fingerprint };
+    let name = entry.map_or(&plan.name, |entry| &entry.name).clone();
+    let proxy = Proxy { name, url: url.clone(), token: plan.token.clone(), fingerprint };
     let new_entry = entry != Some(&proxy);
     if new_entry {
         Config::put_proxy(dir, proxy).map_err(|error| (KEEP, error.into()))?;
@@ -174,51 +189,10 @@ async fn finish(
     Ok((reach, fingerprint, new_entry))
 }
 
-async fn fingerprint(session: &Session, program: &str) -> Result<Fingerprint, Failure> {
-    let said = session.run(Script::FINGERPRINT, &[program], Payload::Nothing).await?;
-    let told = said.trim().parse();
-    told.map_err(|error: tls::ParseFingerprintError| Failure::failed("FINGERPRINT", format!("{said:?} is none: {error}")))
-}
-
-/// Calls the proxy, with its certificate pinned: from here, and where that fails through the SSH connection, to tell a
-/// firewall from a proxy that is broken.
-async fn reach(session: &Session, plan: &Plan, url: &Url, fingerprint: Fingerprint) -> Result<Reach, Failure> {
-    let failed = |error: CallError| Failure::from(error);
-    let direct = Client::new(url, &plan.token, fingerprint).map_err(failed)?;
-    let why = match direct.call::<ProxyStatusGet>(&NoParams {}).await {
-        Ok(_) => return Ok(Reach::Direct),
-        Err(error @ (CallError::Unreachable { .. } | CallError::Cut { .. })) => error.to_string(),
-        Err(error) => {
-            let report = direct.explain(error).await.report();
-            let text =
-                format!("what answers at {} is not the proxy on {}: {}", shown(url), session.destination(), report.message);
-            return Err(Failure::refused("CERTIFICATE", text).next("name its address with --host"));
-        }
-    };
-    match through(session, plan.port, &plan.token, fingerprint).await {
-        Ok(_) => Ok(Reach::OnlyThere(why)),
-        // The host may forbid tunnels.
-        Err(CallError::Unreachable { .. } | CallError::Cut { .. }) => Ok(Reach::Unknown(why)),
-        Err(error) => Err(error.into()),
-    }
-}
-
-async fn through(session: &Session, port: u16, token: &client::Token, pin: Fingerprint) -> Result<ProxyStatus, CallError> {
-    let broken = |reason: String| CallError::Unreachable { host: session.destination().to_string(), reason };
-    let tunnel = session.tunnel(port).await.map_err(|error| broken(error.to_string()))?;
-    let url = Url::parse(&format!("https://127.0.0.1:{}", tunnel.port)).map_err(|error| broken(error.to_string()))?;
-    Client::new(&url, token, pin)?.call::<ProxyStatusGet>(&NoParams {}).await
-}
-
-/// How many runs a restart would interrupt; none when the service does not run or cannot be asked.
-async fn running(session: &Session, found: &Found, plan: &Plan) -> usize {
+/// How many runs the restart interrupts.
+fn interrupted(standing: &Standing, plan: &Plan) -> usize {
     let restarts = plan.steps.iter().any(|step| matches!(step, plan::Step::Start { active: true, .. }));
-    if !restarts || found.mark.is_none() {
-        return 0;
-    }
-    let Some(port) = plan::former_port(found) else { return 0 };
-    let Ok(pin) = fingerprint(session, plan.program).await else { return 0 };
-    through(session, port, &plan.token, pin).await.map_or(0, |status| status.running.len())
+    standing.status.as_ref().filter(|_| restarts).map_or(0, |status| status.running.len())
 }
 
 fn wishes(request: &Request) -> Result<Wishes, Failure> {
@@ -376,13 +350,16 @@ pub async fn undeploy(common: &Common, arguments: UndeployArgs) -> Result<(), Fa
     }
     let known = config.proxies?;
     let mut session = Session::open(&destination).await?;
-    probe::enter(&mut session).await?;
-    let found = probe::probe(&session).await?;
+    let (found, standing) = interruptible(look(&mut session, &known)).await??;
     let Some(mark) = found.mark else {
         let there = if found.exists(paths::CONFIG) { "its backhauld was set up by somebody else" } else { "there is none" };
         return Err(Failure::refused("NOT_DEPLOYED", format!("no proxy was deployed to {destination} from a console: {there}")));
     };
-    let name = plan::name_of(&found).unwrap_or_else(|| found.facts.get("node").unwrap_or("backhaul").to_owned());
+    let said = standing.status.as_ref().map(|status| status.name.clone()).or_else(|| plan::name_of(&found));
+    let name = said.unwrap_or_else(|| found.facts.get("node").unwrap_or("backhaul").to_owned());
+    if let Some(running) = standing.status.as_ref().map(|status| status.running.len()).filter(|running| *running > 0) {
+        output::aside(&format!("note: {running} running runs will be interrupted"));
+    }
     let data = if arguments.purge {
         format!("and {} with all jobs, history, licences and passwords in it", paths::STATE)
     } else {
@@ -390,9 +367,10 @@ pub async fn undeploy(common: &Common, arguments: UndeployArgs) -> Result<(), Fa
     };
     let typed = match arguments.confirm {
         Some(typed) => typed,
-        None => ask(&output::printable(&format!(
-            "This removes the proxy {name} from {destination}, {data}. Type its name to go on: "
-        )))?,
+        None => {
+            let question = format!("This removes the proxy {name} from {destination}, {data}. Type its name to go on: ");
+            interruptible(off_thread(move || ask(&output::printable(&question)))).await??
+        }
     };
     if typed != name {
         return Err(Failure::refused(
@@ -411,8 +389,9 @@ pub async fn undeploy(common: &Common, arguments: UndeployArgs) -> Result<(), Fa
     removed.map_err(|error| {
         named("remove all of it", error.into()).next(format!("the same command goes on where this one ended: {destination}"))
     })?;
-    // Only the entry of this very proxy: the token is what both have.
-    let entry = known.iter().find(|proxy| found.token.as_ref() == Some(&proxy.token));
+    // Only the entry of this very proxy: certificate or token is what both have.
+    let same = |proxy: &&Proxy| standing.fingerprint == Some(proxy.fingerprint) || found.token.as_ref() == Some(&proxy.token);
+    let entry = known.iter().find(same);
     if let Some(entry) = entry {
         Config::remove_proxy(&dir, &entry.name)?;
     }

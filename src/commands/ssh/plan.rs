@@ -6,6 +6,7 @@ use packages::{Inspected, Kind, Needs};
 use sha2::{Digest as _, Sha256};
 use toml::{Table, Value};
 
+use super::answer::Standing;
 use super::probe::{Form, Found, Mark, paths};
 use crate::commands::failure::Failure;
 
@@ -190,21 +191,26 @@ pub struct Plan {
 ///
 /// # Errors
 /// [`Failure`]: the host will not do, or is somebody else's.
-pub fn plan(host: &str, found: &Found, wishes: &Wishes, source: &Source) -> Result<Plan, Failure> {
+pub fn plan(host: &str, found: &Found, standing: &Standing, wishes: &Wishes, source: &Source) -> Result<Plan, Failure> {
     let form = form(host, found, source)?;
     let mark = found.mark.unwrap_or(Mark { form, made_account: !found.is("account") });
     let former = found.config.as_deref().map(|text| settings(host, text)).transpose()?;
     let fallback = found.facts.get("node").unwrap_or("backhaul");
-    let (config, changed) = configure(former, wishes, fallback, found.is("ipv6"))?;
-    let name = config.get("name").and_then(Value::as_str).unwrap_or(fallback).to_owned();
-    let site = config.get("site").and_then(Value::as_str).map(str::to_owned);
+    if let Some(former) = &former {
+        unchanged(former, standing, wishes)?;
+    }
+    let (config, changed) = configure(former, wishes, fallback, found.is("ipv6"));
+    let (name, site) = match &standing.status {
+        Some(status) => (status.name.clone(), status.site.clone()),
+        None => (word(&config, "name").unwrap_or(fallback).to_owned(), word(&config, "site").map(str::to_owned)),
+    };
     let port = port_of(&config).unwrap_or(PORT);
     let program = if form == Form::Program { paths::PROGRAM } else { paths::PACKAGED_PROGRAM };
 
-    let token = match &found.token {
-        Some(token) => token.clone(),
-        None => new_token()?,
-    };
+    // After a rotation there is none on the host; then the one that the proxy accepted counts.
+    let kept = standing.token.as_ref().or(found.token.as_ref());
+    let new = kept.is_none();
+    let token = kept.map_or_else(new_token, |token| Ok(token.clone()))?;
     let mut steps = Vec::new();
     let put = |steps: &mut Vec<Step>, wanted: bool, what, path, mode, owner, content| {
         if wanted {
@@ -223,7 +229,7 @@ pub fn plan(host: &str, found: &Found, wishes: &Wishes, source: &Source) -> Resu
         steps.push(Step::Folder { path: paths::STATE, mode: "0700", owner: OWN });
     }
     let text = Content::Bytes(format!("{}\n", token.secret()).into_bytes());
-    put(&mut steps, found.token.is_none(), "a new token", paths::TOKEN, "0600", OWN, text);
+    put(&mut steps, new, "a new token", paths::TOKEN, "0600", OWN, text);
     let text =
         toml::to_string(&config).map_err(|error| Failure::failed("CONFIG", format!("cannot write the settings: {error}")))?;
     put(&mut steps, changed, "the settings", paths::CONFIG, "0600", OWN, Content::Bytes(text.into_bytes()));
@@ -391,33 +397,56 @@ pub fn former_port(found: &Found) -> Option<u16> {
     port_of(&toml::from_str(found.config.as_deref()?).ok()?).or(Some(PORT))
 }
 
-/// The settings wanted, and whether they differ from the former ones. What was added by hand stays.
-fn configure(former: Option<Table>, wishes: &Wishes, fallback: &str, ipv6: bool) -> Result<(Table, bool), Failure> {
-    let mut config = former.clone().unwrap_or_default();
-    let mut set = |key: &str, value: &str| match value {
-        "" => drop(config.remove(key)),
-        value => drop(config.insert(key.to_owned(), Value::String(value.to_owned()))),
+fn word<'a>(config: &'a Table, key: &str) -> Option<&'a str> {
+    config.get(key).and_then(Value::as_str)
+}
+
+/// Name, site and HTTP proxy of a proxy that is there are changed while it runs, and kept in its state; its file is then only
+/// the beginning. Saying once more what is so is no change.
+fn unchanged(former: &Table, standing: &Standing, wishes: &Wishes) -> Result<(), Failure> {
+    let status = standing.status.as_ref();
+    let live = |key: &str| match (status, key) {
+        (Some(status), "name") => Some(status.name.as_str()),
+        (Some(status), "site") => status.site.as_deref(),
+        _ => word(former, key),
     };
-    match (&wishes.name, &former) {
-        (Some(name), _) => set("name", name),
-        (None, None) => set("name", fallback),
-        (None, Some(_)) => {}
+    let wished = [("name", &wishes.name), ("site", &wishes.site), ("http_proxy", &wishes.http_proxy)];
+    for (key, wish) in wished {
+        let Some(wish) = wish.as_deref() else { continue };
+        if wish != live(key).unwrap_or_default() && wish != word(former, key).unwrap_or_default() {
+            let (what, option) = (key.replace('_', " "), key.replace('_', "-"));
+            let name = live("name").unwrap_or_default();
+            return Err(Failure::usage(format!("the proxy {name:?} is there already, with another {what}"))
+                .next(format!("`backhaul proxy set` changes it; leave --{option} out here")));
+        }
     }
-    if let Some(site) = &wishes.site {
-        set("site", site);
-    }
-    if former.is_none() || wishes.port.is_some() && former.as_ref().and_then(port_of) != wishes.port {
-        let any = if ipv6 { "[::]" } else { "0.0.0.0" };
-        set("listen", &format!("{any}:{}", wishes.port.unwrap_or(PORT)));
-    }
-    if former.is_none() {
-        set("state_dir", paths::STATE);
-    }
-    if let Some(url) = &wishes.http_proxy {
-        set("http_proxy", url);
+    Ok(())
+}
+
+/// The settings wanted, and whether they differ from the former ones. What was added by hand stays.
+fn configure(former: Option<Table>, wishes: &Wishes, fallback: &str, ipv6: bool) -> (Table, bool) {
+    let mut config = former.clone().unwrap_or_default();
+    let mut set = |key: &str, value: &str| drop(config.insert(key.to_owned(), Value::String(value.to_owned())));
+    let any = if ipv6 { "[::]" } else { "0.0.0.0" };
+    match &former {
+        None => {
+            set("name", wishes.name.as_deref().unwrap_or(fallback));
+            for (key, wish) in [("site", &wishes.site), ("http_proxy", &wishes.http_proxy)] {
+                if let Some(wish) = wish.as_deref().filter(|wish| !wish.is_empty()) {
+                    set(key, wish);
+                }
+            }
+            set("listen", &format!("{any}:{}", wishes.port.unwrap_or(PORT)));
+            set("state_dir", paths::STATE);
+        }
+        Some(former) => {
+            if let Some(port) = wishes.port.filter(|port| port_of(former).unwrap_or(PORT) != *port) {
+                set("listen", &format!("{any}:{port}"));
+            }
+        }
     }
     let changed = former.as_ref() != Some(&config);
-    Ok((config, changed))
+    (config, changed)
 }
 
 /// 244 random bits, in characters that fit into a cookie.

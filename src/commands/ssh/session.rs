@@ -22,6 +22,8 @@ use crate::commands::failure::{Exit, Failure};
 const READY: &str = "backhaul-ready";
 /// For a script; the longest waits a minute for the service.
 const SCRIPT: Duration = Duration::from_secs(180);
+/// The slowest line that a copy is waited for, bytes per second.
+const SLOWEST: u64 = 16 << 10;
 /// Most that is kept of what a script prints, bytes.
 const MAX_SAID: u64 = 1 << 20;
 
@@ -217,7 +219,7 @@ pub struct Session {
     host: String,
     folder: PathBuf,
     /// Held for its standard input: when that closes, by whatever end of this process, the connection ends.
-    _master: Child,
+    master: Child,
     root: bool,
 }
 
@@ -247,11 +249,22 @@ impl Session {
             return Err(no_ssh(std::io::Error::other("no pipes")));
         };
         let errors = tokio::spawn(listen(errors, std::io::IsTerminal::is_terminal(&std::io::stderr())));
-        let mut session = Self { destination: destination.clone(), host, folder, _master: master, root: false };
+        let session = Self { destination: destination.clone(), host, folder, master, root: false };
         let mut lines = BufReader::new(output).lines();
         loop {
-            match lines.next_line().await {
-                Ok(Some(line)) if line.trim_end() == READY => break,
+            let line = tokio::select! {
+                line = lines.next_line() => line,
+                _ = tokio::signal::ctrl_c() => {
+                    // Not killed: it may be asking for a password, and then puts the terminal in order first.
+                    if let Some(id) = session.master() {
+                        let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
+                    }
+                    let _ = errors.await;
+                    return Err(SshError::Connect { destination: destination.to_string(), said: "interrupted".into() });
+                }
+            };
+            match line {
+                Ok(Some(line)) if line.trim_end() == READY => return Ok(session),
                 // Start-up files of the login may talk.
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => {
@@ -260,8 +273,11 @@ impl Session {
                 }
             }
         }
-        session.root = false;
-        Ok(session)
+    }
+
+    fn master(&self) -> Option<rustix::process::Pid> {
+        let id = i32::try_from(self.master.id()?).ok()?;
+        rustix::process::Pid::from_raw(id)
     }
 
     /// From now on scripts run as root, by way of `sudo` unless the login is root.
@@ -295,6 +311,11 @@ impl Session {
         let (Some(mut input), Some(output), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
             return Err(no_ssh(std::io::Error::other("no pipes")));
         };
+        let payload_bytes = match payload {
+            Payload::Nothing => 0,
+            Payload::Bytes(bytes) => bytes.len() as u64,
+            Payload::File(path) => tokio::fs::metadata(path).await.map_or(0, |file| file.len()),
+        };
         let mut head = script.0.as_bytes().to_vec();
         for value in values {
             debug_assert!(!value.contains('\n'), "a value is a line");
@@ -320,7 +341,7 @@ impl Session {
             let (_, output, errors, status) = tokio::join!(write, listen(output, false), listen(errors, false), child.wait());
             (output, errors, status)
         };
-        let limit = if matches!(payload, Payload::File(_)) { SCRIPT * 20 } else { SCRIPT };
+        let limit = SCRIPT + Duration::from_secs(payload_bytes / SLOWEST);
         let silent = |_| SshError::Silent { destination: self.destination.to_string() };
         let (output, errors, status) = tokio::time::timeout(limit, talk).await.map_err(silent)?;
         let status = status.map_err(|source| SshError::Local { what: "wait for ssh", source })?;
