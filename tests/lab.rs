@@ -124,7 +124,7 @@ async fn a_vm_is_backed_up_changed_backed_up_again_and_restored_byte_for_byte() 
 
     // Stopped and continued, it is the same lab; the restored VM is in its inventory now.
     let daemons = lab.daemons();
-    assert_eq!(daemons.len(), 2);
+    assert_eq!(daemons.len(), 4, "a launcher and its daemon for each of two sites");
     lab.signal(Signal::TERM);
     assert!(lab.child.wait().await.unwrap().success());
     gone(&daemons).await;
@@ -216,7 +216,10 @@ async fn a_proxy_is_deployed_used_changed_and_destroyed_and_leaves_nothing() {
     let refused = backhaul(&config, &wrong).await;
     assert!(stderr(&refused).contains("/nowhere.xva"), "{}", stderr(&refused));
     let torn = dir.path().join("torn.xva");
-    std::fs::copy(lab.dir.join("images/backhaul-appliance.xva"), &torn).unwrap();
+    for extension in ["", ".manifest"] {
+        let name = format!("images/backhaul-appliance.xva{extension}");
+        std::fs::copy(lab.dir.join(name), format!("{}{extension}", torn.display())).unwrap();
+    }
     let wrong_sum = ["--image", torn.to_str().unwrap(), "--image-sha256", &"0".repeat(64)];
     let deploy = ["proxy", "deploy", "--pool", "paris", "--name", "x", "--port", "8443", "--yes"];
     let refused = backhaul(&config, &[&deploy[..], &wrong_sum].concat()).await;

@@ -1,10 +1,10 @@
-//! Settings, token, certificate, state and upgrades of this proxy.
+//! Settings, token, certificate and state of this proxy.
 
 use std::sync::Arc;
 
 use api::{
     CertificateRenewParams, ConfigureParams, Imported, NewCertificate, NewToken, NoParams, ProxyState, ProxyStatus,
-    TokenRotateParams, UpgradeParams, UpgradeState,
+    TokenRotateParams,
 };
 
 use crate::daemon::Daemon;
@@ -32,8 +32,4 @@ pub async fn export_state(_: Arc<Daemon>, _: NoParams) -> Result<ProxyState, Fau
 
 pub async fn import_state(_: Arc<Daemon>, _: ProxyState) -> Result<Imported, Fault> {
     Err(Fault::MethodNotFound("state.import".into()))
-}
-
-pub async fn upgrade(_: Arc<Daemon>, _: UpgradeParams) -> Result<UpgradeState, Fault> {
-    Err(Fault::MethodNotFound("upgrade.start".into()))
 }
