@@ -1,9 +1,9 @@
 //! The whole story with the real programs: a lab, a job, a key, a delta that moves only what changed, a restore that is
 //! the same to the byte, and nothing left running.
 
-mod support;
 #[path = "support/lab.rs"]
 mod site;
+mod support;
 
 use std::path::PathBuf;
 use std::time::Duration;
