@@ -186,7 +186,7 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
         None => kept_token(&config.token_path())?,
     };
     let certificate = certificate(&config)?;
-    let path = config.tls.as_ref().map_or_else(|| config.state_dir.join("certificate.pem"), |files| files.certificate.clone());
+    let path = certificate_path(&config);
     let wrong = |source| StartError::Certificate { path: path.clone(), source };
     let fingerprint = certificate.fingerprint().map_err(wrong)?;
     let mut tls = Arc::unwrap_or_clone(certificate.server_config().map_err(wrong)?);
@@ -300,6 +300,11 @@ fn kept_token(path: &Path) -> Result<Token, StartError> {
         return Err(wrong(format!("others can read it (mode {mode:03o}); expected mode 600 (chmod 600 {})", path.display())));
     }
     Token::new(text.trim_end_matches(['\r', '\n']).to_owned()).map_err(|expected| wrong(expected.to_owned()))
+}
+
+/// Where the certificate stands that clients see.
+pub(crate) fn certificate_path(config: &Config) -> PathBuf {
+    config.tls.as_ref().map_or_else(|| config.state_dir.join("certificate.pem"), |files| files.certificate.clone())
 }
 
 /// The configured certificate, or our own: made at the first start and kept, because clients pin it.

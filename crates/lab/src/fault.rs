@@ -116,6 +116,11 @@ pub enum Fault {
     OldSnapshot,
     /// `VM.snapshot` fails.
     SnapshotFails,
+    /// The clocks of the hosts are wrong.
+    ClockSkew {
+        /// Seconds they are ahead; negative: behind.
+        seconds: i64,
+    },
 }
 
 /// A fault and for how long it holds. Without count and duration it holds until cleared.
