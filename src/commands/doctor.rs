@@ -93,10 +93,8 @@ pub async fn doctor(common: &Common, arguments: DoctorArgs) -> Result<(), Failur
 }
 
 async fn examine(context: &Context, site: &Site, several: bool) -> Result<Count, Failure> {
-    let params = DoctorParams {
-        now: Some(Timestamp::now().as_millisecond()),
-        version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-    };
+    let params =
+        DoctorParams { now: Some(Timestamp::now().as_millisecond()), version: Some(env!("CARGO_PKG_VERSION").to_owned()) };
     let client = site.client();
     let mut lines = match client.stream::<DoctorRun>(&params).await {
         Ok(lines) => lines,
@@ -161,8 +159,7 @@ pub async fn support(common: &Common, arguments: SupportArgs) -> Result<(), Fail
 
 /// A file name that stays in the folder and is no hidden file, whatever the proxy calls it.
 fn safe(name: &str) -> String {
-    let plain: String =
-        name.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')).take(120).collect();
+    let plain: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')).take(120).collect();
     let plain = plain.trim_start_matches(['.', '-']);
     if plain.is_empty() { "backhaul-support.txt".to_owned() } else { plain.to_owned() }
 }

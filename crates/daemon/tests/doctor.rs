@@ -136,7 +136,19 @@ async fn a_sound_house_passes_and_every_kind_of_check_has_a_line() {
     let wrong: Vec<_> = found.iter().filter(|line| line.verdict != Verdict::Pass || line.fix.is_some()).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
     let expected = [
-        "cbt", "certificate", "clock", "clock", "disk", "dns", "nbd", "nbd", "pool", "remote", "route", "route", "version",
+        "cbt",
+        "certificate",
+        "clock",
+        "clock",
+        "disk",
+        "dns",
+        "nbd",
+        "nbd",
+        "pool",
+        "remote",
+        "route",
+        "route",
+        "version",
         "version",
     ];
     assert_eq!(kinds(&found), expected, "{found:#?}");
@@ -281,6 +293,15 @@ async fn a_host_without_an_address_for_nbd_or_with_one_where_nothing_listens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_down_is_one_line() {
+    let house = House::sound().await;
+    house.change("host_metrics.set_live", json!([house.only("host_metrics"), false])).await;
+    let said = only_wrong(&house.examine().await, "pool", "host lab-host-1 of lab", Verdict::Fail);
+    assert!(said.contains("does not answer its pool's master"), "{said}");
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_nbd_server_that_hangs_up_or_has_no_tls() {
     let house = House::sound().await;
     for fault in [Fault::RefuseNbd, Fault::RefuseNbdTls] {
@@ -412,7 +433,10 @@ async fn file_systems_without_room() {
         let ready: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
         let client = Client::new(ready["address"].as_str().unwrap(), ready["fingerprint"].as_str().unwrap().parse().unwrap());
         let said = only_wrong(&examine(&client, json!({})).await, check, object, Verdict::Fail);
-        assert!(said.contains(if full == "state" { "32.0 MiB free" } else { "step write" }) || said.contains("of 32.0 MiB"), "{said}");
+        assert!(
+            said.contains(if full == "state" { "32.0 MiB free" } else { "step write" }) || said.contains("of 32.0 MiB"),
+            "{said}"
+        );
         rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
         assert!(child.wait().unwrap().success());
         lab.close().await.unwrap();

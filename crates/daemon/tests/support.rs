@@ -115,7 +115,7 @@ async fn it_tells_all_and_no_secret() {
         "[redacted: private key]",
         "MemTotal",
         "SNAPSHOT",
-        "proxy.invalid does not resolve",
+        "HTTP proxy: ",
         "fix: ",
         &run.id,
         &format!("file://{place}"),
@@ -150,6 +150,7 @@ async fn the_accounts_of_remotes_are_taken_out() {
         store.add_remote(&record, 0).await.unwrap();
     }
     store.close().await;
+    drop(store);
     let (running, client) = common::start(dir.path()).await;
     let bundle = client.call::<SupportBundleGet>(NoParams {}).await;
     assert!(bundle.text.contains("remote-2") && bundle.text.contains("not supported yet"), "{}", bundle.text);

@@ -19,12 +19,8 @@ const RENEW: &str = "show another certificate (certificate.renew; backhaul proxy
 /// Reads the file and compares it with what connections see.
 pub async fn check(lines: Lines, daemon: Arc<Daemon>) {
     let path = certificate_path(&daemon.config);
-    let about = About::new(
-        Kind::Certificate,
-        "this proxy",
-        format!("reading {}", path.display()),
-        "check the disk that the file is on",
-    );
+    let about =
+        About::new(Kind::Certificate, "this proxy", format!("reading {}", path.display()), "check the disk that the file is on");
     let work = async {
         let finding = match tokio::fs::read_to_string(&path).await {
             Ok(pem) => {
@@ -88,7 +84,10 @@ fn judge(facts: &Facts, stored: Fingerprint, shown: Fingerprint, now: i64, names
     // Whoever pins it asks for no name; whoever relies on its issuer does.
     if !facts.self_signed && !names.covered_by(facts) {
         let words = format!("{words}, and not for {}", names.host);
-        return Finding::warning(words, format!("let it be issued for {} too, unless it is reached by one of those names", names.host));
+        return Finding::warning(
+            words,
+            format!("let it be issued for {} too, unless it is reached by one of those names", names.host),
+        );
     }
     Finding::pass(words)
 }

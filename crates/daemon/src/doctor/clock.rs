@@ -20,7 +20,8 @@ const CONSOLE: (i64, i64) = (30, 300);
 /// Asks each host of a pool.
 pub async fn check_hosts(lines: &Lines, visit: &Visit) {
     futures::future::join_all(visit.hosts.iter().map(|host| async move {
-        let fix = format!("start time synchronisation on host {}: systemctl enable --now chronyd; chronyc makestep", host.name_label);
+        let fix =
+            format!("start time synchronisation on host {}: systemctl enable --now chronyd; chronyc makestep", host.name_label);
         let about = About::new(
             Kind::Clock,
             visit.host_object(host),

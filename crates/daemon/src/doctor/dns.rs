@@ -8,7 +8,8 @@ use super::{About, Finding, Kind, Lines};
 pub async fn check(lines: &Lines, object: &str, what: &str, host: &str) -> Option<Vec<IpAddr>> {
     let servers = name_servers(&tokio::fs::read_to_string("/etc/resolv.conf").await.unwrap_or_default());
     let asked = if servers.is_empty() { "no DNS server is configured".into() } else { format!("asked: {}", servers.join(", ")) };
-    let fix = format!("check the DNS servers in /etc/resolv.conf of this proxy ({asked}), or the name in the address of the {what}");
+    let fix =
+        format!("check the DNS servers in /etc/resolv.conf of this proxy ({asked}), or the name in the address of the {what}");
     let about = About::new(Kind::Dns, object, format!("resolving {host}"), fix.clone());
     lines.check(about, async { resolve(host, &asked, fix).await }).await
 }

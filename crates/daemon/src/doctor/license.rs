@@ -18,9 +18,10 @@ pub async fn check(lines: Lines, daemon: Arc<Daemon>) {
                     fault,
                     "import a licence and bind it to this proxy: backhaul license import FILE; backhaul license bind ID PROXY",
                 ),
-                (Some(id), None, Some(warning)) => {
-                    Finding::warning(format!("licence {id}: {warning}"), "ask its issuer for the next one; backhaul license import")
-                }
+                (Some(id), None, Some(warning)) => Finding::warning(
+                    format!("licence {id}: {warning}"),
+                    "ask its issuer for the next one; backhaul license import",
+                ),
                 (Some(id), None, None) => Finding::pass(format!("licence {id} is good")),
                 (None, None, _) => Finding::pass("no licence is needed"),
             },

@@ -248,8 +248,17 @@ mod tests {
     #[test]
     fn no_limit_is_longer_than_all_and_a_space_of_keep_alive_is_never_the_last_word() {
         let kinds = [
-            Kind::Dns, Kind::Route, Kind::Clock, Kind::Pool, Kind::Nbd, Kind::Cbt, Kind::Remote, Kind::Certificate, Kind::Disk,
-            Kind::Version, Kind::License,
+            Kind::Dns,
+            Kind::Route,
+            Kind::Clock,
+            Kind::Pool,
+            Kind::Nbd,
+            Kind::Cbt,
+            Kind::Remote,
+            Kind::Certificate,
+            Kind::Disk,
+            Kind::Version,
+            Kind::License,
         ];
         assert!(kinds.iter().all(|kind| kind.limit() < OVERALL.min(crate::http::KEEP_ALIVE)));
         assert!(OVERALL < Duration::from_secs(15));

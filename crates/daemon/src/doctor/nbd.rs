@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use futures::future::join_all;
 use ::nbd::{Endpoint, ExportName, NbdError, Tls};
+use futures::future::join_all;
 use serde_json::json;
 use xapi::{Host, NbdInfo, Network, Pif, Record, Ref};
 
@@ -101,7 +101,8 @@ fn judge(networks: &[Record<Network>], pifs: &[Record<Pif>]) -> (Finding, bool) 
         (true, true) => {
             let management = pifs.iter().find(|pif| pif.management).map(|pif| &pif.network);
             let network = networks.iter().find(|network| Some(&network.reference) == management).or(networks.first());
-            let fix = network.map_or_else(|| "give a network of the pool the purpose nbd".into(), |n| parameter("add", n, SECURE));
+            let fix =
+                network.map_or_else(|| "give a network of the pool the purpose nbd".into(), |n| parameter("add", n, SECURE));
             let words = format!(
                 "none of its {} networks has the purpose nbd: disks are read as streams, slower and without changed blocks",
                 networks.len()
@@ -197,8 +198,10 @@ async fn handshake(lines: &Lines, object: &str, Place { address, port, tls }: Pl
         let endpoint = Endpoint { address: address.to_string(), port, export_name, tls };
         match ::nbd::probe(&endpoint).await {
             Ok(_) => {
-                let words =
-                    format!("NBD with TLS at {shown}, ready after {} ms; the certificate is the pool's", begun.elapsed().as_millis());
+                let words = format!(
+                    "NBD with TLS at {shown}, ready after {} ms; the certificate is the pool's",
+                    begun.elapsed().as_millis()
+                );
                 (Finding::pass(words), Some(()))
             }
             Err(error) => (failed(&error), None),

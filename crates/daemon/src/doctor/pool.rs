@@ -6,7 +6,7 @@ use std::time::Instant;
 use api::Job;
 use engine::plan::PoolAccess;
 use tls::{Fingerprint, Trust};
-use xapi::{Client, Connect, Host, Record};
+use xapi::{Client, Connect, Host, HostMetrics, Record};
 
 use super::{About, Finding, Kind, Lines, cbt, clock, dns, nbd, route, version};
 use crate::daemon::Daemon;
@@ -25,6 +25,7 @@ pub(crate) struct Visit {
     pub port: u16,
     /// A session of the doctor's own: a kept one would hide that the password has changed since.
     pub client: Client,
+    /// Those that answer their master.
     pub hosts: Vec<Record<Host>>,
     pub jobs: Arc<Vec<Job>>,
 }
@@ -78,27 +79,47 @@ async fn enter(lines: &Lines, daemon: Arc<Daemon>, access: PoolAccess, jobs: Arc
         format!("logging in at {host}:{port}"),
         format!("something takes connections there and does not answer: look after it; it may not be a pool, or {SERVICE}"),
     );
-    let (client, hosts) = lines.check(about, log_in(&access)).await?;
-    Some(Visit { daemon, name: access.name, port, client, hosts, jobs })
+    let (client, hosts, metrics) = lines.check(about, log_in(&access)).await?;
+    let down = |host: &Record<Host>| metrics.iter().any(|metrics| metrics.reference == host.metrics && !metrics.live);
+    let (down, hosts): (Vec<_>, Vec<_>) = hosts.into_iter().partition(down);
+    let visit = Visit { daemon, name: access.name, port, client, hosts, jobs };
+    for host in down {
+        // One line for it, and none for all that cannot work while it is down.
+        let about = About::new(Kind::Pool, visit.host_object(&host), "looking whether it is up", "");
+        let words = "it does not answer its pool's master: disks on its own storage cannot be read";
+        let finding = Finding::fail(
+            words,
+            "switch it on, or look at its network and toolstack (xe host-list params=name-label,host-metrics-live)",
+        );
+        lines.check(about, async { (finding, Some(())) }).await;
+    }
+    Some(visit)
 }
 
-async fn log_in(access: &PoolAccess) -> (Finding, Option<(Client, Vec<Record<Host>>)>) {
+type Entered = (Client, Vec<Record<Host>>, Vec<Record<HostMetrics>>);
+
+async fn log_in(access: &PoolAccess) -> (Finding, Option<Entered>) {
     let begun = Instant::now();
     let entered = async {
         let fingerprint: Fingerprint = access.fingerprint.parse().map_err(|error| {
-            (fault::report("POOL_FINGERPRINT", "the stored fingerprint is damaged", &error), "add the pool again: backhaul pool add")
+            (
+                fault::report("POOL_FINGERPRINT", "the stored fingerprint is damaged", &error),
+                "add the pool again: backhaul pool add",
+            )
         })?;
         let mut connect = Connect::new(&access.url, &access.username, access.password.expose(), Trust::Pinned(fingerprint));
-        connect.timing.connect = Kind::Pool.limit();
+        // The limit of the line comes first, and says more.
+        connect.timing.connect = Kind::Pool.limit() * 2;
         (connect.timing.busy_attempts, connect.timing.read_attempts) = (1, 1);
         let what = format!("cannot log in as {}", access.username);
-        let explained = |error: xapi::Error| (explain(&error, &what), "look into the log of the pool's master: /var/log/xensource.log");
+        let explained =
+            |error: xapi::Error| (explain(&error, &what), "look into the log of the pool's master: /var/log/xensource.log");
         let client = Client::connect(connect).await.map_err(explained)?;
-        let hosts = client.all::<Host>().await.map_err(explained)?;
-        Ok::<_, (api::ErrorReport, &str)>((client, hosts))
+        let (hosts, metrics) = tokio::try_join!(client.all::<Host>(), client.all::<HostMetrics>()).map_err(explained)?;
+        Ok::<_, (api::ErrorReport, &str)>((client, hosts, metrics))
     };
     match entered.await {
-        Ok((client, hosts)) => {
+        Ok((client, hosts, metrics)) => {
             let words = format!(
                 "logged in as {} after {} ms; {} host{}; the certificate is the pinned one",
                 access.username,
@@ -106,7 +127,7 @@ async fn log_in(access: &PoolAccess) -> (Finding, Option<(Client, Vec<Record<Hos
                 hosts.len(),
                 if hosts.len() == 1 { "" } else { "s" },
             );
-            (Finding::pass(words), Some((client, hosts)))
+            (Finding::pass(words), Some((client, hosts, metrics)))
         }
         Err((report, otherwise)) => {
             let fix = report.next.unwrap_or_else(|| otherwise.to_owned());

@@ -94,12 +94,19 @@ pub(crate) fn mount_of(mounts: &str, path: &Path) -> Option<(PathBuf, String)> {
         Some((point, after.split(' ').next()?.to_owned()))
     };
     // The last one counts where several are mounted over each other.
-    mounts.lines().filter_map(read).filter(|(point, _)| path.starts_with(point)).max_by_key(|(point, _)| point.components().count())
+    mounts
+        .lines()
+        .filter_map(read)
+        .filter(|(point, _)| path.starts_with(point))
+        .max_by_key(|(point, _)| point.components().count())
 }
 
 /// Blanks and the like stand as three octal digits.
 fn unescaped(text: &str) -> String {
-    ["\\040", "\\011", "\\012", "\\134"].iter().zip([" ", "\t", "\n", "\\"]).fold(text.to_owned(), |text, (code, plain)| text.replace(code, plain))
+    ["\\040", "\\011", "\\012", "\\134"]
+        .iter()
+        .zip([" ", "\t", "\n", "\\"])
+        .fold(text.to_owned(), |text, (code, plain)| text.replace(code, plain))
 }
 
 #[cfg(test)]

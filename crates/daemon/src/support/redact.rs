@@ -105,7 +105,17 @@ fn spellings(secret: &str) -> Vec<String> {
     // A JSON text inside a JSON text, as in a logged request.
     let twice = inside(serde_json::to_string(&json).unwrap_or_default());
     let component = form.replace('+', "%20");
-    vec![secret.to_owned(), json, twice, inside(format!("{secret:?}")), component.to_lowercase(), component, form]
+    vec![secret.to_owned(), json, twice, inside(format!("{secret:?}")), lower_escapes(&component), component, form]
+}
+
+/// `%2f` for `%2F`.
+fn lower_escapes(component: &str) -> String {
+    let mut parts = component.split('%');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        let digits = part.get(..2).unwrap_or_default();
+        format!("{text}%{}{}", digits.to_ascii_lowercase(), part.get(2..).unwrap_or_default())
+    })
 }
 
 /// Takes out what looks like a secret.
@@ -170,8 +180,18 @@ fn url_accounts(line: &str) -> Cow<'_, str> {
 fn named_values(line: &str) -> Cow<'_, str> {
     const WHOLE: &[&str] = &["authorization", "cookie", "signature"];
     const WORD: &[&str] = &[
-        "authenticationtoken", "session_id", "sessionid", "password", "passwd", "token", "secret", "api_key", "apikey",
-        "encryptionkey", "access_key", "private_key",
+        "authenticationtoken",
+        "session_id",
+        "sessionid",
+        "password",
+        "passwd",
+        "token",
+        "secret",
+        "api_key",
+        "apikey",
+        "encryptionkey",
+        "access_key",
+        "private_key",
     ];
     let quote = |c: char| matches!(c, '"' | '\'' | '\\');
     // ASCII only changes case here, so positions stay.
@@ -193,7 +213,9 @@ fn named_values(line: &str) -> Cow<'_, str> {
             at += step;
             continue;
         };
-        let value = value.trim_start_matches(' ').trim_start_matches(quote);
+        let quoted = value.trim_start_matches(' ');
+        let value = quoted.trim_start_matches(quote);
+        let whole = whole || value.len() < quoted.len();
         let start = line.len() - value.len();
         let stop = |c: char| quote(c) || (!whole && (ends_value(c) || matches!(c, '&' | ',' | ';' | ')' | '}' | ']')));
         let end = value.find(stop).unwrap_or(value.len());
@@ -202,7 +224,7 @@ fn named_values(line: &str) -> Cow<'_, str> {
             continue;
         }
         out.push_str(&line[from..start]);
-        out.push_str(&marker(if whole { "header" } else { "value" }));
+        out.push_str(&marker("value"));
         (from, at) = (start + end, start + end);
     }
     if from == 0 { Cow::Borrowed(line) } else { Cow::Owned(out + &line[from..]) }
@@ -324,7 +346,10 @@ mod tests {
     #[test]
     fn a_short_one_goes_only_where_it_stands_alone() {
         let redactor = knowing(&["lab"]);
-        assert_eq!(redactor.redact("lab label slab \"lab\" x=lab"), "[redacted: it] label slab \"[redacted: it]\" x=[redacted: it]");
+        assert_eq!(
+            redactor.redact("lab label slab \"lab\" x=lab"),
+            "[redacted: it] label slab \"[redacted: it]\" x=[redacted: it]"
+        );
     }
 
     #[test]
@@ -336,22 +361,28 @@ mod tests {
             ("https://host/x?mail=a@b", "https://host/x?mail=a@b"),
             ("smb://u:p/w@D\\\\srv", "smb://[redacted: account]@D\\\\srv"),
             ("see https://[fe80::1]:443/ and http://a@b", "see https://[fe80::1]:443/ and http://[redacted: account]@b"),
-            ("Authorization: Bearer abc def", "Authorization: [redacted: header]"),
-            ("{\"Authorization\": \"Basic dXNlcjpwdw==\", \"x\": 1}", "{\"Authorization\": \"[redacted: header]\", \"x\": 1}"),
-            ("cookie: authenticationToken=abc; other=1", "cookie: [redacted: header]"),
+            ("Authorization: Bearer abc def", "Authorization: [redacted: value]"),
+            ("{\"Authorization\": \"Basic dXNlcjpwdw==\", \"x\": 1}", "{\"Authorization\": \"[redacted: value]\", \"x\": 1}"),
+            ("cookie: authenticationToken=abc; other=1", "cookie: [redacted: value]"),
             ("with Bearer abcdefghij.", "with Bearer [redacted: credentials]"),
-            ("/export?session_id=OpaqueRef:1-2&ref=OpaqueRef:3", "/export?session_id=[redacted: value]&ref=OpaqueRef:[redacted: reference]"),
+            (
+                "/export?session_id=OpaqueRef:1-2&ref=OpaqueRef:3",
+                "/export?session_id=[redacted: value]&ref=OpaqueRef:[redacted: reference]",
+            ),
             ("OpaqueRef:NULL, (OpaqueRef:0a-b)", "OpaqueRef:NULL, (OpaqueRef:[redacted: reference])"),
-            ("{\"password\":\"a b\",\"user\":\"c\"}", "{\"password\":\"[redacted: value] b\",\"user\":\"c\"}"),
+            ("{\"password\":\"a b\",\"user\":\"c\"}", "{\"password\":\"[redacted: value]\",\"user\":\"c\"}"),
             ("{\\\"password\\\":\\\"ab\\\"}", "{\\\"password\\\":\\\"[redacted: value]\\\"}"),
-            ("Signature: abc/def==", "Signature: [redacted: header]"),
+            ("Signature: abc/def==", "Signature: [redacted: value]"),
             ("the password of the pool is wrong", "the password of the pool is wrong"),
             ("root:$6$salt$0123456789abcdefg:1", "root:$6$[redacted: password hash]:1"),
             ("backhaul-secret-ed25519:AAAAAAAAAAAA=", "backhaul-secret-ed25519:[redacted: credentials]"),
             (&format!("token {hex}."), "token [redacted: 64 hexadecimal digits]."),
             ("AB:CD:EF fingerprint", "AB:CD:EF fingerprint"),
             ("a -----BEGIN EC PRIVATE KEY-----\nAAA\n-----END EC PRIVATE KEY----- b", "a [redacted: private key] b"),
-            ("-----BEGIN CERTIFICATE-----\nA\n-----END CERTIFICATE-----", "-----BEGIN CERTIFICATE-----\nA\n-----END CERTIFICATE-----"),
+            (
+                "-----BEGIN CERTIFICATE-----\nA\n-----END CERTIFICATE-----",
+                "-----BEGIN CERTIFICATE-----\nA\n-----END CERTIFICATE-----",
+            ),
             ("-----BEGIN PRIVATE KEY-----\ncut", "[redacted: private key]"),
         ] {
             assert_eq!(redactor.redact(text), clean);

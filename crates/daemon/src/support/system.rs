@@ -45,7 +45,10 @@ pub(crate) fn figures(state_dir: &Path) -> String {
         tell(what, of(&own, key));
     }
     tell("own files", std::fs::read_dir("/proc/self/fd").map(|open| open.count().to_string()).unwrap_or_default());
-    tell("files allowed", read("/proc/self/limits").lines().find(|line| line.starts_with("Max open files")).unwrap_or_default().into());
+    tell(
+        "files allowed",
+        read("/proc/self/limits").lines().find(|line| line.starts_with("Max open files")).unwrap_or_default().into(),
+    );
     tell("DNS servers", doctor::name_servers(&read("/etc/resolv.conf")).join(", "));
     if let Ok(found) = rustix::fs::statvfs(state_dir) {
         let (free, size) = (found.f_bavail.saturating_mul(found.f_frsize), found.f_blocks.saturating_mul(found.f_frsize));
