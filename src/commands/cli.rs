@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::deploy::{DeployArgs, ReconfigureArgs};
+use super::deploy::{DeployArgs, ReconfigureArgs, RedeployArgs};
 use super::doctor::{DoctorArgs, SupportArgs};
 use super::license::LicenseCommand;
+use super::maintain::{CertificateCommand, SetArgs, Switch, TokenCommand};
 
 /// The console over a fleet of backup proxies; without a command, its screen.
 #[derive(Debug, Parser)]
@@ -206,8 +207,31 @@ pub enum ProxyCommand {
         /// Its name or id
         name: String,
     },
+    /// Tell the proxy that deployed this one how it is called and reached now, as this console knows it
+    Adopt {
+        /// Its name
+        name: String,
+    },
+    /// The certificate of a proxy
+    #[command(subcommand)]
+    Certificate(CertificateCommand),
+    /// Hold new runs of a proxy back, or let them start again
+    Drain {
+        /// Its name
+        name: String,
+        /// On: nothing new starts, and what runs goes on
+        #[arg(value_enum)]
+        switch: Switch,
+    },
     /// Change address or resources of a deployed proxy; its VM is restarted
     Reconfigure(ReconfigureArgs),
+    /// Make a deployed proxy anew from an image; jobs, remotes and identity stay
+    Redeploy(RedeployArgs),
+    /// Change name, site or HTTP proxy of a proxy
+    Set(SetArgs),
+    /// The token of a proxy
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Destroy a deployed proxy with its VM; its licence is free again
     Destroy {
         /// Its name or id

@@ -8,6 +8,7 @@
 //! | [`runs`] | requests to plans to worker processes to last events; recovery |
 //! | [`schedule`], [`clock`] | when jobs run |
 //! | [`deploy`] | proxies deployed by this one: offers, review, registry, outcome |
+//! | [`maintenance`] | settings, tokens, certificate, and the state as a whole |
 //! | [`licensing`] | which licences there are, and which proxy each serves |
 //! | [`pools`], [`remotes`], [`points`] | what the proxy reads from and writes to |
 //! | [`doctor`], [`support`] | what is wrong with the proxy, and a redacted text about it |
@@ -26,6 +27,7 @@ pub mod fold;
 pub mod http;
 pub mod journal;
 pub mod licensing;
+pub mod maintenance;
 pub mod news;
 pub mod points;
 pub mod pools;
@@ -115,7 +117,7 @@ async fn serve(config: config::Config) -> ExitCode {
     let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
         return failed(&std::io::Error::other("cannot listen for signals"));
     };
-    let token_file = config.token.is_none().then(|| config.token_path().display().to_string());
+    let token_path = config.token.is_none().then(|| config.token_path());
     let started = tokio::select! {
         started = daemon::start(config, program, Arc::new(clock::SystemClock)) => started,
         // What was begun is found and ended at the next start.
@@ -126,7 +128,9 @@ async fn serve(config: config::Config) -> ExitCode {
         Ok(running) => running,
         Err(error) => return failed(&error),
     };
-    let (address, fingerprint) = (running.address.to_string(), running.daemon.fingerprint.to_string());
+    // After a rotation there is none any more.
+    let token_file = token_path.filter(|path| path.exists()).map(|path| path.display().to_string());
+    let (address, fingerprint) = (running.address.to_string(), running.daemon.fingerprint().to_string());
     let mut ready = serde_json::json!({ "ready": true, "address": address, "fingerprint": fingerprint });
     if let Some(token_file) = &token_file {
         ready["tokenFile"] = token_file.as_str().into();
@@ -134,7 +138,7 @@ async fn serve(config: config::Config) -> ExitCode {
     let mut stdout = std::io::stdout();
     // Nobody has to listen.
     let _ = writeln!(stdout, "{ready}").and_then(|()| stdout.flush());
-    tracing::info!(name = running.daemon.config.name, address, fingerprint, token_file, "ready");
+    tracing::info!(name = running.daemon.settings.name(), address, fingerprint, token_file, "ready");
 
     tokio::select! {
         _ = terminate.recv() => {}

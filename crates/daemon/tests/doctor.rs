@@ -321,7 +321,8 @@ async fn a_disk_of_a_job_without_change_tracking() {
     let said = only_wrong(&house.examine().await, "cbt", "job nightly on lab", Verdict::Warning);
     assert!(said.contains("1 of the 2 disks") && said.contains("alpha data") && said.contains(&disk.vdi), "{said}");
     let storage = house.lab.pool().record("VDI", &disk.reference).unwrap()["SR"].as_str().unwrap().to_owned();
-    let driver = house.only("SM");
+    let drivers = house.lab.pool().records("SM");
+    let driver = &drivers.iter().find(|(_, driver)| driver["type"] == "ext").unwrap().0;
     house.change("SM.set_features", json!([driver, {}])).await;
     house.change("SM.set_capabilities", json!([driver, []])).await;
     let said = only_wrong(&house.examine().await, "cbt", "job nightly on lab", Verdict::Warning);

@@ -70,10 +70,14 @@ async fn it_tells_all_and_no_secret() {
     client.call::<LicenseBind>(LicenseBindParams { id: license.id.clone(), proxy: None }).await;
     let signature = license_text.lines().find_map(|line| line.strip_prefix("Signature: ")).unwrap().to_owned();
 
+    // The one of before goes on for a day; of neither is anything but a hash known.
+    let rotated = client.call::<TokenRotate>(TokenRotateParams { overlap_seconds: None }).await.token;
+
     let pem = std::fs::read_to_string(dir.path().join("state/certificate.pem")).unwrap();
     let key_line = pem.lines().skip_while(|line| !line.contains("PRIVATE KEY")).nth(1).unwrap().to_owned();
     let secrets: BTreeMap<&str, String> = [
         ("token", TOKEN.to_owned()),
+        ("new token", rotated),
         ("pool password", pool.password().to_owned()),
         ("HTTP proxy", PROXY_PASSWORD.to_owned()),
         ("HTTP proxy, encoded", encoded(PROXY_PASSWORD)),

@@ -136,8 +136,8 @@ pub async fn examine(
     tasks.spawn(license::check(lines.clone(), Arc::clone(&daemon)));
     tasks.spawn(version::check_console(lines.clone(), asked.version));
     tasks.spawn(clock::check_console(lines.clone(), asked.now, asked_at));
-    if let Some(url) = &daemon.config.http_proxy {
-        tasks.spawn(route::check_http_proxy(lines.clone(), url.clone()));
+    if let Some(url) = daemon.settings.get().http_proxy {
+        tasks.spawn(route::check_http_proxy(lines.clone(), url));
     }
     for remote in remotes {
         if let Some(host) = remote::host(&remote) {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use api::AddressSpec;
 use engine::plan::Secret;
 
-use crate::config::{Token, check_http_proxy};
+use crate::config::{Token, check_http_proxy, check_plain};
 
 pub(super) const TOKEN: &str = "backhaul/token";
 pub(super) const XO_TOKEN: &str = "xo-proxy-authenticationToken";
@@ -182,10 +182,7 @@ impl Settings {
 }
 
 fn plain(text: &str) -> Result<String, String> {
-    if text.chars().count() > 200 || text.chars().any(char::is_control) {
-        return Err("expected 1 to 200 characters without control characters".to_owned());
-    }
-    Ok(text.to_owned())
+    check_plain(text).map(|()| text.to_owned()).map_err(str::to_owned)
 }
 
 fn login_hash(text: &str) -> Result<Login, String> {

@@ -18,9 +18,10 @@ use serde::Serialize;
 use storage::{Location, RemoteUrl};
 
 use crate::config::Config;
-use crate::daemon::{Daemon, certificate_path};
+use crate::daemon::Daemon;
 use crate::doctor;
 use crate::fault::Fault;
+use crate::maintenance::Values;
 use redact::Redactor;
 
 pub(crate) use ring::ring;
@@ -48,12 +49,13 @@ pub async fn bundle(daemon: Arc<Daemon>) -> SupportBundle {
     let figures = tokio::task::spawn_blocking(move || system::figures(&folder));
     let ((status, objects, checks, runs), figures, redactor) = tokio::join!(sections, figures, secrets(&daemon));
     let figures = figures.unwrap_or_else(|error| format!("not to be had: {error}\n"));
-    let config = configuration(&daemon.config);
+    let settings = daemon.settings.get();
+    let config = configuration(&daemon.config, &settings);
     let mut text = format!(
         "Backhaul support bundle\nproxy {} ({}), made {now} by backhauld {}, {} {}\n\
          Secrets are taken out; read it before you give it away all the same: names of VMs, hosts and folders are in it.\n",
-        daemon.config.name,
-        daemon.id,
+        settings.name,
+        settings.id,
         env!("CARGO_PKG_VERSION"),
         std::env::consts::OS,
         std::env::consts::ARCH,
@@ -77,7 +79,7 @@ pub async fn bundle(daemon: Arc<Daemon>) -> SupportBundle {
         Err(fault) => format!("no bundle can be made: what is secret on this proxy cannot be read: {}\n", fault.report()),
     });
     let text = redacting.await.unwrap_or_else(|error| format!("no bundle can be made: {error}\n"));
-    SupportBundle { file_name: file_name(&daemon.config.name, now), text }
+    SupportBundle { file_name: file_name(&settings.name, now), text }
 }
 
 async fn section(made: impl Future<Output = Result<String, Fault>>) -> String {
@@ -97,19 +99,19 @@ fn file_name(name: &str, now: Timestamp) -> String {
 }
 
 /// The settings, each of those that can be a secret only as whether it is there.
-fn configuration(config: &Config) -> String {
+fn configuration(config: &Config, settings: &Values) -> String {
     let mut out = String::new();
     let mut tell = |key: &str, value: String| {
         let _ = writeln!(out, "{key:<22} {value}");
     };
-    tell("name", config.name.clone());
-    tell("site", config.site.clone().unwrap_or_else(|| "none".into()));
-    tell("id", config.id.clone().unwrap_or_else(|| "made by itself".into()));
+    tell("name", settings.name.clone());
+    tell("site", settings.site.clone().unwrap_or_else(|| "none".into()));
+    tell("id", settings.id.clone());
     tell("listen", config.listen.to_string());
     tell("state_dir", config.state_dir.display().to_string());
     tell("token of clients", if config.token.is_some() { "configured" } else { "made in the state folder" }.into());
-    tell("certificate", certificate_path(config).display().to_string());
-    tell("http_proxy", if config.http_proxy.is_some() { "configured" } else { "none" }.into());
+    tell("tls.certificate", config.tls.as_ref().map_or_else(|| "none".into(), |files| files.certificate.display().to_string()));
+    tell("http_proxy", if settings.http_proxy.is_some() { "configured" } else { "none" }.into());
     tell("metrics ask for token", config.metrics_token.to_string());
     tell("issuers of licences", config.issuer_keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
     tell("deploy.image", config.image.as_ref().map_or_else(|| "none".into(), |image| image.display().to_string()));
@@ -191,14 +193,17 @@ fn summary(run: &Run) -> String {
 /// All that this proxy knows to be secret.
 async fn secrets(daemon: &Daemon) -> Result<Redactor, Fault> {
     let mut known = Redactor::default();
-    known.know(daemon.token.secret(), "token");
+    // Of others than the configured one only hashes are known. They are 64 hexadecimal digits, which go by their looks.
+    if let Some(token) = &daemon.config.token {
+        known.know(token.secret(), "token");
+    }
     for pool in daemon.store.pools().await? {
         known.know(&pool.password, "pool password");
     }
     for remote in daemon.store.remotes().await? {
         know_remote(&mut known, &remote.url);
     }
-    if let Some(url) = &daemon.config.http_proxy {
+    for url in daemon.settings.get().http_proxy.iter().chain(&daemon.config.http_proxy) {
         known.know_url(url.expose(), "HTTP proxy account");
     }
     for license in daemon.store.licenses().await? {
@@ -213,14 +218,15 @@ async fn secrets(daemon: &Daemon) -> Result<Redactor, Fault> {
         if let Some(LoginPlan::PasswordHash(hash)) = &deployment.secrets.login {
             known.know(hash.expose(), "password hash");
         }
-        known.know_url(deployment.secrets.image.expose(), "image account");
+        for url in std::iter::once(&deployment.secrets.image).chain(&deployment.secrets.wanted_image) {
+            known.know_url(url.expose(), "image account");
+        }
     }
-    let key = daemon.config.tls.as_ref().map_or_else(|| certificate_path(&daemon.config), |files| files.key.clone());
-    let state = &daemon.config.state_dir;
-    for file in [&key, &state.join("certificate.pem")] {
-        known.know_keys(&tokio::fs::read_to_string(file).await.unwrap_or_default());
+    known.know_keys(&daemon.certificates.pem());
+    if let Some(files) = &daemon.config.tls {
+        known.know_keys(&tokio::fs::read_to_string(&files.key).await.unwrap_or_default());
     }
-    known.know(tokio::fs::read_to_string(state.join("token")).await.unwrap_or_default().trim(), "token");
+    known.know(tokio::fs::read_to_string(daemon.config.token_path()).await.unwrap_or_default().trim(), "token");
     Ok(known)
 }
 
