@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::bundle::BundleCommand;
 use super::deploy::{DeployArgs, ReconfigureArgs, RedeployArgs};
+use super::doctor::{DoctorArgs, SupportArgs};
 use super::license::LicenseCommand;
 use super::maintain::{CertificateCommand, SetArgs, Switch, TokenCommand};
 use super::upgrade::UpgradeArgs;
@@ -77,6 +78,10 @@ pub enum Colors {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Check everything that proxies depend on, and say what to do about what is wrong
+    Doctor(DoctorArgs),
+    /// Fetch a text about a proxy for whoever is asked for help, its secrets taken out
+    Support(SupportArgs),
     /// Run a simulated site or two: pools with VMs, proxies, remotes, and the console on them
     Lab(Lab),
     /// The proxies this console knows

@@ -4,6 +4,7 @@ mod bundle;
 pub mod cli;
 mod context;
 mod deploy;
+mod doctor;
 mod failure;
 mod job;
 mod lab;
@@ -61,6 +62,8 @@ pub fn main() -> ExitCode {
 async fn perform(Cli { common, screen, command }: Cli) -> Result<(), Failure> {
     let Some(command) = command else { return console(&common, &screen).await };
     match command {
+        Command::Doctor(arguments) => doctor::doctor(&common, arguments).await,
+        Command::Support(arguments) => doctor::support(&common, arguments).await,
         Command::Lab(arguments) => lab::run(&common, &screen, arguments).await,
         Command::Proxy(command) => proxy::run(&common, command).await,
         Command::Bundle(command) => bundle::run(&common, command),

@@ -12,6 +12,7 @@
 //! | [`upgrade`], [`launch`] | another program in the place of this one: as the daemon sees it, and its launcher |
 //! | [`licensing`] | which licences there are, and which proxy each serves |
 //! | [`pools`], [`remotes`], [`points`] | what the proxy reads from and writes to |
+//! | [`doctor`], [`support`] | what is wrong with the proxy, and a redacted text about it |
 //! | [`http`], [`rpc`] | the one door, and the handlers behind it |
 //! | [`first_boot`] | what an appliance's guest takes from and tells to its deployer |
 //! | [`daemon`] | how all of it begins and ends |
@@ -20,6 +21,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod deploy;
+pub mod doctor;
 pub mod fault;
 pub mod first_boot;
 pub mod fold;
@@ -37,6 +39,7 @@ pub mod runs;
 pub mod schedule;
 pub mod secrets;
 pub mod store;
+pub mod support;
 pub mod upgrade;
 
 use std::io::Write;
@@ -47,13 +50,19 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt};
 
-/// Sends the log to standard error; `RUST_LOG` says how much of it.
+/// Sends the log to standard error and keeps its last lines for the support bundle; `RUST_LOG` says how much of it.
 pub fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     // Fails only when a log is already set up, as in tests.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(filter)
+        .with(fmt::layer().with_ansi(false).with_writer(std::io::stderr))
+        .with(fmt::layer().with_ansi(false).with_writer(support::ring()))
+        .try_init();
 }
 
 /// The whole of the daemon process: until SIGTERM or SIGINT; a second one ends it at once.
