@@ -6,22 +6,18 @@ root=$1
 here=$SHARED/appliance
 
 # Files and programs. Owner and rights do not depend on who has checked the sources out.
-chmod_tree() {
-  (cd "$here/root" && find . -type d) | while read -r path; do install -d -m 755 "$root/$path"; done
-  (cd "$here/root" && find . -type f) | while read -r path; do
-    case $path in
-      ./usr/lib/backhaul/*.sh) mode=644 ;;
-      ./usr/lib/backhaul/*) mode=755 ;;
-      ./etc/sudoers.d/*) mode=440 ;;
-      *) mode=644 ;;
-    esac
-    install -m "$mode" "$here/root/$path" "$root/$path"
-  done
-}
-chmod_tree
+(cd "$here/root" && find . -type d) | while read -r path; do install -d -m 755 "$root/$path"; done
+(cd "$here/root" && find . -type f) | while read -r path; do
+  case $path in
+    ./usr/lib/backhaul/*.sh) mode=644 ;;
+    ./usr/lib/backhaul/*) mode=755 ;;
+    ./etc/sudoers.d/*) mode=440 ;;
+    *) mode=644 ;;
+  esac
+  install -m "$mode" "$here/root/$path" "$root/$path"
+done
 install -m 755 "$BACKHAULD" "$root/usr/bin/backhauld"
 install -D -m 644 "$SHARED/backhauld.service" "$root/usr/lib/systemd/system/backhauld.service"
-install -D -m 644 "$here/README.txt" "$root/usr/share/doc/backhaul/README.volume.txt"
 install -d -m 700 "$root/etc/backhaul"
 # Another Debian than it was built for may lack what it is linked with.
 chroot "$root" /usr/bin/backhauld --version
@@ -53,3 +49,5 @@ rm -rf "$root"/var/cache/ldconfig "$root"/var/cache/debconf/*-old "$root"/var/li
 # Those who install packages later make them again.
 rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/*
 printf 'Backhaul appliance %s\n' "$VERSION" >"$root/etc/backhaul-release"
+install -d "$root/usr/share/backhaul"
+chroot "$root" dpkg-query --show --showformat '${Package} ${Version}\n' >"$root/usr/share/backhaul/packages"
