@@ -1,4 +1,4 @@
-//! One site of a lab: its `backhauld`, with the pool and the remote it is told about.
+//! One site of a lab: its `backhauld` under its launcher, with the pool and the remote it is told about.
 
 use std::fs;
 use std::io::{self, Seek as _, Write as _};
@@ -13,6 +13,7 @@ use api::{IdParams, NoParams, Pool, PoolAdd, PoolList, PoolRemove, RemoteAdd, Re
 use lab::PoolHandle;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
+use signed::PublicKey;
 use tls::Fingerprint;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
@@ -27,16 +28,28 @@ const READY: Duration = Duration::from_secs(60);
 /// For a daemon to end by itself: it gives its workers 30 s, and then buries them.
 const END: Duration = Duration::from_secs(40);
 /// Before a daemon that died is started again.
-const PAUSE: Duration = Duration::from_millis(500);
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
 
 /// A site.
 pub(super) struct Site {
-    program: PathBuf,
+    setup: Setup,
     dir: PathBuf,
     proxy: Proxy,
     remote: inventory::Remote,
-    image: PathBuf,
     child: Child,
+}
+
+/// What the proxies of a lab have in common.
+#[derive(Clone)]
+pub(super) struct Setup {
+    /// The daemon's program.
+    pub program: PathBuf,
+    /// The appliance that proxies are deployed from.
+    pub image: PathBuf,
+    /// Whose bundles and images they take.
+    pub release: PublicKey,
+    /// Whose licences they ask for, if for any.
+    pub issuer: Option<PublicKey>,
 }
 
 /// What a daemon says on standard output once it answers.
@@ -64,15 +77,17 @@ pub(super) fn find_program() -> Result<PathBuf, Failure> {
 
 impl Site {
     /// Starts the daemon of a pool's site, and tells it its pool and its remote if it does not know them.
-    pub async fn start(lab: &Path, program: &Path, pool: &PoolHandle, image: &Path) -> Result<Self, Failure> {
-        let name = pool.name().to_owned();
+    /// The first pool is its own; the others are those of sites without a proxy.
+    pub async fn start(lab: &Path, setup: &Setup, pools: &[&PoolHandle]) -> Result<Self, Failure> {
+        let Some(own) = pools.first() else { return Err(Failure::failed("LAB", "a site needs a pool")) };
+        let name = own.name().to_owned();
         let folder: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
         let dir = lab.join("sites").join(&folder);
         private_dir(&dir)?;
         let token = token(&dir.join("token"))?;
-        let (child, ready) = match launch(program, &dir, &name, kept_port(&dir), image).await {
+        let (child, ready) = match launch(setup, &dir, &name, kept_port(&dir)).await {
             // The port of last time is taken: any other will do, its client has not been told yet.
-            Err(_) if kept_port(&dir) != 0 => launch(program, &dir, &name, 0, image).await?,
+            Err(_) if kept_port(&dir) != 0 => launch(setup, &dir, &name, 0).await?,
             launched => launched?,
         };
         let url = check_url(&format!("https://{}", ready.address)).map_err(|error| Failure::failed("LAB", error))?;
@@ -84,12 +99,15 @@ impl Site {
         private_dir(&path)?;
         let url = format!("file://{}", path.display());
         let remote = inventory::Remote { proxy: name.clone(), name: format!("{name}-backups"), url, path };
-        let site = Self { program: program.to_owned(), dir, proxy, remote, image: image.to_owned(), child };
-        site.introduce(pool).await?;
+        let site = Self { setup: setup.clone(), dir, proxy, remote, child };
+        for pool in pools {
+            site.introduce(pool).await?;
+        }
+        site.introduce_remote().await?;
         Ok(site)
     }
 
-    /// Tells the daemon of its pool and its remote, through the door that everybody uses.
+    /// Tells the daemon of a pool, through the door that everybody uses.
     async fn introduce(&self, pool: &PoolHandle) -> Result<(), Failure> {
         let client = self.proxy.client()?;
         let wanted = pool_params(pool);
@@ -104,6 +122,12 @@ impl Site {
                 client.call::<PoolAdd>(&wanted).await?;
             }
         }
+        Ok(())
+    }
+
+    /// Tells the daemon of its remote.
+    async fn introduce_remote(&self) -> Result<(), Failure> {
+        let client = self.proxy.client()?;
         let known = client.call::<RemoteList>(&NoParams {}).await?;
         if !known.iter().any(|known| known.name == self.remote.name) {
             let params = RemoteAddParams { name: self.remote.name.clone(), url: self.remote.url.clone() };
@@ -129,7 +153,7 @@ impl Site {
             let _ = self.child.wait().await;
             tracing::warn!(proxy = self.proxy.name, "the daemon ended; starting it again");
             tokio::time::sleep(PAUSE).await;
-            match launch(&self.program, &self.dir, &self.proxy.name, kept_port(&self.dir), &self.image).await {
+            match launch(&self.setup, &self.dir, &self.proxy.name, kept_port(&self.dir)).await {
                 Ok((child, _)) => self.child = child,
                 Err(failure) => tracing::warn!(proxy = self.proxy.name, ?failure, "the daemon does not start"),
             }
@@ -137,13 +161,13 @@ impl Site {
     }
 
     /// Asks the daemon to end, and makes it.
-    pub async fn stop(self) {
-        end(&format!("proxy {}", self.proxy.name), self.child).await;
+    pub async fn stop(mut self) {
+        end(&format!("proxy {}", self.proxy.name), &mut self.child).await;
     }
 }
 
 /// Asks a daemon to end, and makes it.
-pub(super) async fn end(name: &str, mut child: Child) {
+pub(super) async fn end(name: &str, child: &mut Child) {
     if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id as i32)) {
         let _ = kill_process(pid, Signal::TERM);
     }
@@ -178,24 +202,47 @@ fn random_token() -> io::Result<String> {
 }
 
 /// Writes the daemon's configuration, starts it, and waits until it answers.
-async fn launch(program: &Path, dir: &Path, name: &str, port: u16, image: &Path) -> Result<(Child, Ready), Failure> {
+async fn launch(setup: &Setup, dir: &Path, name: &str, port: u16) -> Result<(Child, Ready), Failure> {
     let file = dir.join("backhauld.toml");
-    let config: toml::Table = [
+    let write = |port| {
+        write_private(&file, &config(setup, name, port).to_string()).map_err(|error| Failure::file("write", &file, &error))
+    };
+    write(port)?;
+    let mut started = spawn(&setup.program, &file, dir)?;
+    let ready = started.ready(name).await?;
+    // The program that it is upgraded to is to be found where this one is.
+    write(ready.address.port())?;
+    Ok((started.child, ready))
+}
+
+fn config(setup: &Setup, name: &str, port: u16) -> toml::Table {
+    let table = |key: &str, value: toml::Value| toml::Value::from(toml::Table::from_iter([(key.to_owned(), value)]));
+    let keys = |keys: &[&PublicKey]| toml::Value::from(keys.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let mut config = toml::Table::from_iter([
         ("name".to_owned(), name.into()),
         ("site".to_owned(), name.into()),
         ("listen".to_owned(), format!("127.0.0.1:{port}").into()),
         ("state_dir".to_owned(), "state".into()),
         ("token_file".to_owned(), "token".into()),
-        ("deploy".to_owned(), toml::Table::from_iter([("image".to_owned(), image.display().to_string().into())]).into()),
-    ]
-    .into_iter()
-    .collect();
-    write_private(&file, &config.to_string()).map_err(|error| Failure::file("write", &file, &error))?;
-    run(program, &file, dir, name).await
+        ("deploy".to_owned(), table("image", setup.image.display().to_string().into())),
+        ("upgrade".to_owned(), table("keys", keys(&[&setup.release]))),
+    ]);
+    if let Some(issuer) = &setup.issuer {
+        config.insert("license".to_owned(), table("issuer_keys", keys(&[issuer])));
+    }
+    config
 }
 
-/// Starts the daemon on a configuration, its log in `dir`, and waits until it answers.
-pub(super) async fn run(program: &Path, file: &Path, dir: &Path, name: &str) -> Result<(Child, Ready), Failure> {
+/// A daemon that has been started.
+pub(super) struct Started {
+    pub(super) child: Child,
+    log: PathBuf,
+    /// Where in the log it begins.
+    begin: u64,
+}
+
+/// Starts the daemon on a configuration, its log in `dir`.
+pub(super) fn spawn(program: &Path, file: &Path, dir: &Path) -> Result<Started, Failure> {
     let log_path = dir.join("backhauld.log");
     let log = fs::File::options().create(true).append(true).mode(0o600).open(&log_path);
     let mut log = log.map_err(|error| Failure::file("open", &log_path, &error))?;
@@ -205,7 +252,7 @@ pub(super) async fn run(program: &Path, file: &Path, dir: &Path, name: &str) -> 
     let spawned = Command::new(me)
         .args(["lab", "guard", &std::process::id().to_string()])
         .arg(program)
-        .arg("--config")
+        .args(["launch", "--config"])
         .arg(file)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -214,19 +261,28 @@ pub(super) async fn run(program: &Path, file: &Path, dir: &Path, name: &str) -> 
         .process_group(0)
         .kill_on_drop(true)
         .spawn();
-    let mut child = spawned.map_err(|error| Failure::file("run", program, &error))?;
-    let Some(stdout) = child.stdout.take() else { return Err(Failure::failed("LAB", "the daemon has no standard output")) };
-    match tokio::time::timeout(READY, ready(stdout)).await {
-        Ok(Some(ready)) => Ok((child, ready)),
-        outcome => {
-            let _ = child.kill().await;
-            let how = if outcome.is_err() { "says nothing" } else { "ended at once" };
-            let text = fs::read(&log_path).unwrap_or_default();
-            let tail = String::from_utf8_lossy(text.get(begin as usize..).unwrap_or_default()).trim().to_owned();
-            let mut report = api::ErrorReport::new("NO_DAEMON", format!("the daemon of site {name} {how}"));
-            report.causes.extend((!tail.is_empty()).then_some(tail));
-            let report = report.with_next(format!("see {}", log_path.display()));
-            Err(Failure { exit: crate::commands::Exit::Failed, report: Some(report) })
+    let child = spawned.map_err(|error| Failure::file("run", program, &error))?;
+    Ok(Started { child, log: log_path, begin })
+}
+
+impl Started {
+    /// Waits until it answers; one that does not is ended. `name` is for messages.
+    pub(super) async fn ready(&mut self, name: &str) -> Result<Ready, Failure> {
+        let Some(stdout) = self.child.stdout.take() else {
+            return Err(Failure::failed("LAB", "the daemon has no standard output"));
+        };
+        match tokio::time::timeout(READY, ready(stdout)).await {
+            Ok(Some(ready)) => Ok(ready),
+            outcome => {
+                let _ = self.child.kill().await;
+                let how = if outcome.is_err() { "says nothing" } else { "ended at once" };
+                let text = fs::read(&self.log).unwrap_or_default();
+                let tail = String::from_utf8_lossy(text.get(self.begin as usize..).unwrap_or_default()).trim().to_owned();
+                let mut report = api::ErrorReport::new("NO_DAEMON", format!("the daemon of {name} {how}"));
+                report.causes.extend((!tail.is_empty()).then_some(tail));
+                let report = report.with_next(format!("see {}", self.log.display()));
+                Err(Failure { exit: crate::commands::Exit::Failed, report: Some(report) })
+            }
         }
     }
 }
