@@ -5,6 +5,7 @@ mod host;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
 use std::process::Output;
 
 use host::{Host, Setup, free_port};
@@ -57,6 +58,16 @@ fn pid(host: &Host) -> String {
     host.run("cat /run/test-systemd/pid")
 }
 
+/// The daemon without its symbols, so that it is copied quickly, with something behind its end.
+fn stripped(host: &Host, name: &str, end: &[u8]) -> String {
+    let path = host.dir.path().join(name);
+    let daemon = std::path::Path::new(env!("CARGO_BIN_EXE_backhaul")).with_file_name("backhauld");
+    let done = std::process::Command::new("strip").arg("-o").arg(&path).arg(daemon).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    fs::File::options().append(true).open(&path).unwrap().write_all(end).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
 #[test]
 fn a_proxy_comes_stays_changes_and_goes() {
     let host = Host::start(&Setup::default());
@@ -75,7 +86,7 @@ fn a_proxy_comes_stays_changes_and_goes() {
     assert_eq!((&entry["name"], &entry["status"]["site"]), (&NAME.into(), &SITE.into()));
     assert_eq!(entry["status"]["name"], NAME);
     assert_eq!(entry["url"], format!("https://127.0.0.1:{port}"));
-    let told = host.run("backhauld --config /etc/backhaul/backhauld.toml fingerprint");
+    let told = host.run("backhauld fingerprint");
     assert_eq!(entry["fingerprint"], told.trim());
     assert!(said.contains(told.trim()), "{said}");
     assert_eq!(host.run("ls /tmp"), "", "a name became a command");
@@ -99,18 +110,15 @@ fn a_proxy_comes_stays_changes_and_goes() {
     assert_eq!(pid(&host), process, "the service was started again for nothing");
 
     // Another version, by what stands behind the end of its file.
-    let daemon = std::path::Path::new(env!("CARGO_BIN_EXE_backhaul")).with_file_name("backhauld");
-    let other = host.dir.path().join("backhauld-next");
-    fs::copy(&daemon, &other).unwrap();
-    std::io::Write::write_all(&mut fs::File::options().append(true).open(&other).unwrap(), b"next").unwrap();
-    let upgrade = ["proxy", "deploy", "--ssh", &to, "--package", other.to_str().unwrap(), "--yes"];
+    let other = stripped(&host, "next", b"next");
+    let upgrade = ["proxy", "deploy", "--ssh", &to, "--package", &other, "--yes"];
     let upgraded = good(host.backhaul(&upgrade));
     assert!(upgraded.contains("put the program") && !upgraded.contains("account"), "{upgraded}");
     assert_ne!(pid(&host), process);
     assert_eq!(live(&host)["fingerprint"], told.trim());
 
     // The port is the file's; what a running proxy can change of itself is not changed here.
-    let next = ["proxy", "deploy", "--ssh", &to, "--package", other.to_str().unwrap(), "--yes"];
+    let next = ["proxy", "deploy", "--ssh", &to, "--package", &other, "--yes"];
     let port = free_port().to_string();
     let moved = good(host.backhaul(&[&next[..], &["--port", &port]].concat()));
     assert!(moved.contains("put the settings") && !moved.contains("put the program"), "{moved}");
@@ -247,35 +255,51 @@ fn a_full_disk_is_seen_before_the_copy() {
     assert_eq!(difference(&before, &host.contents()), [""; 0]);
 }
 
+/// Lets each call of a deployment fail in turn, until one has none left to fail; answers what was said to be impossible.
+fn each_call_fails(host: &Host, deploy: &[&str], undone: impl Fn(&str)) -> Vec<String> {
+    let mut named = Vec::new();
+    for call in 1.. {
+        assert!(call < 40, "there is no end: {named:?}");
+        host.run(&format!("echo {call} > /run/left"));
+        let output = host.backhaul(deploy);
+        let left: i32 = host.run("cat /run/left").trim().parse().unwrap();
+        if left > 0 {
+            good(output);
+            break;
+        }
+        let said = stderr(&output);
+        if output.status.success() {
+            // Only the removal of what was kept for undoing: all is well by then.
+            assert!(said.contains("backhaul-former"), "call {call}: {said}");
+            break;
+        }
+        undone(&format!("call {call}: {said}"));
+        if let Some(step) = said.lines().find_map(|line| line.strip_prefix("backhaul: cannot ")) {
+            named.push(step.split(" on root@").next().unwrap().to_owned());
+        }
+    }
+    named
+}
+
 #[test]
 fn whichever_call_fails_is_named_and_all_is_undone() {
     let host = Host::start(&Setup::default());
     let (to, port) = (host.destination("root"), free_port().to_string());
-    let deploy = || host.backhaul(&["proxy", "deploy", "--ssh", &to, "--name", "p", "--port", &port, "--yes"]);
     // Each script is read by `dd`; this one gives up at the wanted call.
     host.run("cp /usr/bin/dd /usr/bin/dd.real");
     host.replace(
         "/usr/bin/dd",
         "#!/bin/sh\nleft=$(cat /run/left 2> /dev/null || echo 0)\necho $((left - 1)) > /run/left\n\
-         [ \"$left\" = 1 ] && { echo 'the line of this call is cut' >&2; exit 1; }\nexec /usr/bin/dd.real \"$@\"\n",
+         [ \"$left\" = 1 ] && exit 1\nexec /usr/bin/dd.real \"$@\"\n",
     );
+    let first = stripped(&host, "first", b"");
+    let deploy = ["proxy", "deploy", "--ssh", &to, "--name", "p", "--port", &port, "--yes", "--package", &first];
     let before = host.contents();
-    let mut named = Vec::new();
-    for call in 1.. {
-        assert!(call < 40, "there is no end: {named:?}");
-        host.run(&format!("echo {call} > /run/left"));
-        let output = deploy();
-        if output.status.success() {
-            break;
-        }
-        let said = stderr(&output);
-        assert_eq!(difference(&before, &host.contents()), [""; 0], "call {call} left something: {said}");
-        assert_eq!(host.run("systemctl is-active backhauld || :"), "inactive\n");
-        assert!(!host.config().join("proxies.toml").exists() || !proxies(&host).contains("[[proxy]]"), "call {call}");
-        if let Some(step) = said.lines().find_map(|line| line.strip_prefix("backhaul: cannot ")) {
-            named.push(step.split(" on ").next().unwrap().to_owned());
-        }
-    }
+    let named = each_call_fails(&host, &deploy, |what| {
+        assert_eq!(difference(&before, &host.contents()), [""; 0], "{what}");
+        assert_eq!(host.run("systemctl is-active backhauld || :"), "inactive\n", "{what}");
+        assert!(!host.config().join("proxies.toml").exists() || !proxies(&host).contains("[[proxy]]"), "{what}");
+    });
     for step in [
         "make the account backhaul",
         "make the folder /var/lib/backhaul",
@@ -290,6 +314,20 @@ fn whichever_call_fails_is_named_and_all_is_undone() {
         assert!(named.iter().any(|name| name == step), "{step:?} is not among {named:?}");
     }
     live(&host);
+
+    // The same for an upgrade that also moves: what ran before runs again.
+    let next = stripped(&host, "next", b"next");
+    let elsewhere = free_port().to_string();
+    let upgrade = ["proxy", "deploy", "--ssh", &to, "--port", &elsewhere, "--yes", "--package", &next];
+    let before = host.contents();
+    let named = each_call_fails(&host, &upgrade, |what| {
+        let changed = difference(&before, &host.contents());
+        assert!(changed.iter().all(|line| line.starts_with("var/lib/backhaul/")), "{what}: {changed:?}");
+        assert_eq!(live(&host)["url"], format!("https://127.0.0.1:{port}"), "{what}");
+    });
+    assert!(named.iter().any(|name| name == "put the program to /usr/local/bin/backhauld"), "{named:?}");
+    assert!(named.iter().any(|name| name == "start the service again"), "{named:?}");
+    assert_eq!(live(&host)["url"], format!("https://127.0.0.1:{elsewhere}"));
 }
 
 #[test]
@@ -359,9 +397,16 @@ fn a_package_is_installed_and_removed_by_the_tool_of_the_distribution() {
     let host = Host::start(&Setup::default());
     let (to, port) = (host.destination("root"), free_port().to_string());
     let beside = std::path::Path::new(env!("CARGO_BIN_EXE_backhaul")).parent().unwrap();
+    let small = host.dir.path().join("programs");
+    fs::create_dir(&small).unwrap();
+    for program in ["backhaul", "backhauld"] {
+        let done =
+            std::process::Command::new("strip").arg("-o").arg(small.join(program)).arg(beside.join(program)).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+    }
     let made = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["run", "--quiet", "--package", "xtask", "--", "package", "--only", "deb", "--binaries"])
-        .arg(beside)
+        .arg(&small)
         .arg("--out")
         .arg(host.dir.path().join("packages"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))

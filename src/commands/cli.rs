@@ -5,10 +5,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::bundle::BundleCommand;
 use super::deploy::{DeployArgs, ReconfigureArgs, RedeployArgs};
+use super::doctor::{DoctorArgs, SupportArgs};
 use super::license::LicenseCommand;
 use super::maintain::{CertificateCommand, SetArgs, Switch, TokenCommand};
 use super::ssh::UndeployArgs;
+use super::upgrade::UpgradeArgs;
 
 /// The console over a fleet of backup proxies; without a command, its screen.
 #[derive(Debug, Parser)]
@@ -76,6 +79,10 @@ pub enum Colors {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Check everything that proxies depend on, and say what to do about what is wrong
+    Doctor(DoctorArgs),
+    /// Fetch a text about a proxy for whoever is asked for help, its secrets taken out
+    Support(SupportArgs),
     /// Run a simulated site or two: pools with VMs, proxies, remotes, and the console on them
     Lab(Lab),
     /// The proxies this console knows
@@ -84,6 +91,9 @@ pub enum Command {
     /// Licences: issue, import, bind
     #[command(subcommand)]
     License(LicenseCommand),
+    /// Upgrade bundles: make, look at
+    #[command(subcommand)]
+    Bundle(BundleCommand),
     /// The pools a proxy reads from and restores to
     #[command(subcommand)]
     Pool(PoolCommand),
@@ -124,6 +134,9 @@ pub struct Lab {
     /// something to watch; 0 with --serve]
     #[arg(long, value_name = "MIB")]
     pub line: Option<u32>,
+    /// Ask for licences: the issuer's key is made in the folder
+    #[arg(long)]
+    pub licensed: bool,
     /// KiB a second that each running VM writes to its first disk
     #[arg(long, value_name = "KIB", default_value_t = 0)]
     pub writes: u32,
@@ -238,6 +251,8 @@ pub enum ProxyCommand {
     /// The token of a proxy
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Upgrade proxies to a signed bundle, one after the other, and stop at the first that fails
+    Upgrade(UpgradeArgs),
     /// Destroy a deployed proxy with its VM; its licence is free again
     Destroy {
         /// Its name or id

@@ -91,7 +91,7 @@ impl Host {
         let server = format!(
             "Port {ssh_port}\nListenAddress 127.0.0.1\nHostKey /etc/ssh/test-host-key\nAuthorizedKeysFile /etc/ssh/test-keys\n\
              UsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nStrictModes no\n\
-             LogLevel DEBUG3\nMaxStartups 100\nMaxSessions 100\nPidFile none\n"
+             LogLevel VERBOSE\nMaxStartups 100\nMaxSessions 100\nPidFile none\n"
         );
         write(&host.join("etc/ssh/test-config"), &server, 0o644);
 

@@ -292,7 +292,10 @@ fn deb(release: &Release, stage: &Path, out: &Path) -> Result<PathBuf> {
 fn rpm(release: &Release, stage: &Path, out: &Path) -> Result<PathBuf> {
     let top = out.join("rpmbuild");
     fs::create_dir_all(&top)?;
-    let requires = release.glibc.map(|version| format!("Requires: libc.so.6(GLIBC_{version})(64bit), libgcc_s.so.1()(64bit)\n")).unwrap_or_default();
+    let requires = release
+        .glibc
+        .map(|version| format!("Requires: libc.so.6(GLIBC_{version})(64bit), libgcc_s.so.1()(64bit)\n"))
+        .unwrap_or_default();
     let mut files = String::new();
     for program in PROGRAMS {
         writeln!(files, "%attr(0755,root,root) /usr/bin/{program}")?;

@@ -47,9 +47,9 @@ impl Program {
         self
     }
 
-    /// With an environment variable.
+    /// A variable of its environment.
     #[must_use]
-    pub fn env(mut self, name: &str, value: &str) -> Self {
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.0.env(name, value);
         self
     }
@@ -69,6 +69,11 @@ impl Program {
             bail!("{} ended with {status}", self.shown());
         }
         Ok(())
+    }
+
+    /// It, to be run in another way.
+    pub fn into_command(self) -> Command {
+        self.0
     }
 
     /// Becomes it, so that the terminal and its signals are its own.

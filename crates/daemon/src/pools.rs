@@ -392,7 +392,8 @@ async fn connect(url: &str, username: &str, password: &str, trust: Trust) -> xap
     Client::connect(Connect::new(url, username, password, trust)).await
 }
 
-fn explain(error: &xapi::Error, what: &str) -> ErrorReport {
+/// An error of a pool in words, with what to do.
+pub(crate) fn explain(error: &xapi::Error, what: &str) -> ErrorReport {
     let report = fault::report(error.code(), what, error);
     match error.code() {
         "POOL_CERTIFICATE" => report.with_next(

@@ -3,6 +3,7 @@
 use api::ErrorReport;
 
 use super::plan::{Content, Step};
+use super::probe::paths;
 use super::session::{Payload, Script, Session, SshError};
 use crate::commands::failure::{Exit, Failure};
 use crate::commands::output;
@@ -15,6 +16,8 @@ pub struct Work<'a> {
     session: &'a Session,
     port: u16,
     program: &'static str,
+    /// Name of this run, by which its former files are known.
+    run: String,
     done: Vec<&'a Step>,
     quiet: bool,
 }
@@ -22,7 +25,8 @@ pub struct Work<'a> {
 impl<'a> Work<'a> {
     /// Nothing done yet. `quiet`: no word about each step.
     pub fn new(session: &'a Session, port: u16, program: &'static str, quiet: bool) -> Self {
-        Self { session, port, program, done: Vec::new(), quiet }
+        let run = uuid::Uuid::new_v4().simple().to_string();
+        Self { session, port, program, run, done: Vec::new(), quiet }
     }
 
     /// Does the steps. ctrl-C counts as a failure of the step it meets.
@@ -84,14 +88,17 @@ impl<'a> Work<'a> {
         Failure { exit: Exit::Failed, report: Some(report.with_next(next)) }
     }
 
-    /// All is well: what was kept for undoing goes.
-    ///
-    /// # Errors
-    /// [`SshError`].
-    pub async fn keep(self) -> Result<(), SshError> {
-        let put: Vec<&str> =
-            self.done.iter().filter_map(|step| if let Step::Put { path, .. } = step { Some(*path) } else { None }).collect();
-        if put.is_empty() { Ok(()) } else { self.session.run(Script::KEEP, &put, Payload::Nothing).await.map(drop) }
+    /// All is well: what was kept for undoing goes. What cannot be removed does no harm, and is said.
+    pub async fn keep(self) {
+        if self.done.is_empty() {
+            return;
+        }
+        if let Err(error) = self.session.run(Script::KEEP, &paths::FILES, Payload::Nothing).await {
+            let host = self.session.destination();
+            output::aside(&format!(
+                "note: files called *.backhaul-former-* stay on {host}, to be removed by the next run: {error}"
+            ));
+        }
     }
 
     async fn act(&self, step: &Step) -> Result<(), SshError> {
@@ -121,11 +128,11 @@ impl<'a> Work<'a> {
             Content::Bytes(bytes) => Payload::Bytes(bytes),
             Content::File(path) => Payload::File(path),
         };
-        self.session.run(Script::PUT, &[path, mode, owner, &sum], payload).await
+        self.session.run(Script::PUT, &[path, mode, owner, &self.run, &sum], payload).await
     }
 
-    async fn take_back(&self, path: &str) -> Result<String, SshError> {
-        self.session.run(Script::UNPUT, &[path], Payload::Nothing).await
+    async fn take_back(&self, path: &str, existed: bool) -> Result<String, SshError> {
+        self.session.run(Script::UNPUT, &[path, &self.run, word(existed)], Payload::Nothing).await
     }
 
     async fn undo(&self, step: &Step) -> Result<(), SshError> {
@@ -133,13 +140,13 @@ impl<'a> Work<'a> {
         match step {
             Step::Folder { path, .. } => run(Script::UNFOLDER, &[path]).await?,
             Step::Account => run(Script::UNACCOUNT, &[]).await?,
-            Step::Put { path, .. } => self.take_back(path).await?,
+            Step::Put { path, existed, .. } => self.take_back(path, *existed).await?,
             Step::Package { kind, former: None, .. } => {
-                self.take_back(&format!("{PARCEL}.{kind}")).await?;
+                self.take_back(&format!("{PARCEL}.{kind}"), false).await?;
                 run(Script::UNPACKAGE, &[]).await?
             }
             Step::Package { kind, former: Some(former), .. } => {
-                self.take_back(&format!("{PARCEL}.{kind}")).await?;
+                self.take_back(&format!("{PARCEL}.{kind}"), false).await?;
                 return Err(SshError::Script { code: 1, said: format!("the package of version {former} is not at hand") });
             }
             Step::Check => String::new(),

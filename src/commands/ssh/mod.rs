@@ -134,7 +134,7 @@ pub async fn deploy(common: &Common, request: Request) -> Result<(), Failure> {
             return Err(work.give_up(step, &why).await);
         }
     };
-    work.keep().await?;
+    work.keep().await;
     let changed = !plan.steps.is_empty() || new_entry;
     report(common, &plan, &found, &url, fingerprint, changed, &reach)
 }

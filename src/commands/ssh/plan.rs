@@ -130,6 +130,8 @@ pub enum Step {
         mode: &'static str,
         /// `user:group`.
         owner: &'static str,
+        /// Whether there is one now.
+        existed: bool,
         /// What.
         content: Content,
     },
@@ -214,7 +216,8 @@ pub fn plan(host: &str, found: &Found, standing: &Standing, wishes: &Wishes, sou
     let mut steps = Vec::new();
     let put = |steps: &mut Vec<Step>, wanted: bool, what, path, mode, owner, content| {
         if wanted {
-            steps.push(Step::Put { what, path, mode, owner, content });
+            let existed = found.exists(path) || found.sum(path).is_some();
+            steps.push(Step::Put { what, path, mode, owner, existed, content });
         }
     };
     if !found.exists(paths::SETTINGS) {
@@ -318,7 +321,8 @@ fn program_steps(host: &str, found: &Found, source: &Source, form: Form, steps: 
     }
     fits(host, found, source)?;
     room(host, found, "/usr/local/bin", content.kib()?)?;
-    steps.push(Step::Put { what: "the program", path: paths::PROGRAM, mode: "0755", owner: "root:root", content });
+    let existed = found.sum(paths::PROGRAM).is_some();
+    steps.push(Step::Put { what: "the program", path: paths::PROGRAM, mode: "0755", owner: "root:root", existed, content });
     Ok(())
 }
 

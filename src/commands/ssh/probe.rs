@@ -23,6 +23,8 @@ pub mod paths {
     pub const STATE: &str = "/var/lib/backhaul";
     /// The token that clients prove themselves with.
     pub const TOKEN: &str = "/var/lib/backhaul/token";
+    /// All files that are put.
+    pub const FILES: [&str; 5] = [PROGRAM, UNIT, CONFIG, MARK, TOKEN];
 }
 
 /// The oldest systemd whose units can have a state folder.

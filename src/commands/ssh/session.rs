@@ -353,7 +353,10 @@ impl Session {
                 Err(SshError::Script { code, said: said.trim().to_owned() })
             }
             // Before the script began: sudo, or a shell that is none.
-            (Some(code), None) if code != 255 => Err(SshError::Script { code, said: errors.trim().to_owned() }),
+            (Some(code), None) if code != 255 => {
+                let said = if errors.trim().is_empty() { "no script can be run there" } else { errors.trim() };
+                Err(SshError::Script { code, said: said.to_owned() })
+            }
             _ => Err(SshError::Lost { destination: self.destination.to_string(), said: errors }),
         }
     }

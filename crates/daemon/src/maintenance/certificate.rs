@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use api::{CertificateRenewParams, ErrorReport};
 use rustls::ServerConfig;
-use tls::{CertificateError, Fingerprint, SelfSigned};
+use tls::{CertificateError, Facts, Fingerprint, SelfSigned};
 
 use crate::config::Config;
 use crate::daemon::StartError;
@@ -105,13 +105,23 @@ impl Certificates {
         self.shown().fingerprint
     }
 
+    /// What stands in the certificate that the next connection sees.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn facts(&self) -> Result<Facts, CertificateError> {
+        let chain = self.shown().certificate.certificates()?;
+        let leaf = chain.first().ok_or_else(|| CertificateError::Unreadable { reason: "there is none".into() })?;
+        Facts::of(leaf)
+    }
+
     /// How the next connection is met.
     pub fn server(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.shown().server)
     }
 
     /// Certificate and key as one text. A secret.
-    pub(super) fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         both(&self.shown().certificate)
     }
 

@@ -26,7 +26,12 @@ pub fn config_text(dir: &Path) -> String {
 
 /// Starts a daemon in this process.
 pub async fn start(dir: &Path) -> (Running, Client) {
-    let config = Config::parse(&dir.join("backhauld.toml"), &config_text(dir)).unwrap();
+    start_with(dir, "").await
+}
+
+/// Starts one with more lines in its configuration.
+pub async fn start_with(dir: &Path, more: &str) -> (Running, Client) {
+    let config = Config::parse(&dir.join("backhauld.toml"), &format!("{}{more}", config_text(dir))).unwrap();
     let program = WorkerProgram { path: env!("CARGO_BIN_EXE_backhauld").into(), arguments: vec!["worker".to_owned()] };
     let running = daemon::daemon::start(config, program, Arc::new(SystemClock)).await.unwrap();
     let client = Client::new(&running.address.to_string(), running.daemon.fingerprint());

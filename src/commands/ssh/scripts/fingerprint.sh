@@ -1,3 +1,3 @@
 # The certificate's fingerprint, told by the program that holds it.
 value program
-"$program" --config /etc/backhaul/backhauld.toml fingerprint < /dev/null
+"$program" fingerprint --config /etc/backhaul/backhauld.toml < /dev/null

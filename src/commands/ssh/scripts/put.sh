@@ -1,7 +1,8 @@
-# Puts a file in its place, whole or not at all; the former one is kept beside it until all is well.
+# Puts a file in its place, whole or not at all; the former one is kept beside it, under the name of this run, until all is well.
 value path
 value mode
 value owner
+value run
 value expected
 new=$path.backhaul-new
 umask 077
@@ -11,7 +12,6 @@ cat > "$new" || fail "cannot write $new"
 chown "$owner" "$new" && chmod "$mode" "$new" || exit 1
 sync "$new" 2> /dev/null
 if [ -e "$path" ]; then
-    rm -f "$path.backhaul-former"
-    ln "$path" "$path.backhaul-former" || exit 1
+    ln "$path" "$path.backhaul-former-$run" || exit 1
 fi
 mv -f "$new" "$path"

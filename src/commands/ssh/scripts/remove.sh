@@ -14,7 +14,7 @@ elif [ "$kind" = package ]; then
     fi
 else
     for path in /usr/local/bin/backhauld /etc/systemd/system/backhauld.service; do
-        rm -f "$path" "$path.backhaul-new" "$path.backhaul-former" || exit 1
+        rm -f "$path" "$path.backhaul-new" "$path".backhaul-former-* || exit 1
     done
 fi
 systemctl daemon-reload
@@ -27,11 +27,11 @@ if [ "$purge" = yes ]; then
         if getent group backhaul > /dev/null 2>&1; then groupdel backhaul; fi
     fi
 else
-    rm -f /var/lib/backhaul/token.backhaul-new /var/lib/backhaul/token.backhaul-former
+    rm -f /var/lib/backhaul/token.backhaul-*
 fi
 # The mark goes last: until then, a removal that was cut can be done again.
 for path in /etc/backhaul/backhauld.toml /etc/backhaul/deployed-by-ssh; do
-    rm -f "$path" "$path.backhaul-new" "$path.backhaul-former" || exit 1
+    rm -f "$path" "$path.backhaul-new" "$path".backhaul-former-* || exit 1
 done
 rmdir /etc/backhaul 2> /dev/null
 :
