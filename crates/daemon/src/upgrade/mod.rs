@@ -263,8 +263,7 @@ impl Upgrades {
         if build.arch != arch {
             return refused(format!("the upgrade bundle is for {}, and this proxy is {arch}; get the bundle for {arch}", build.arch));
         }
-        let same = (&new.version, &new.build) == (&self.running.version, &self.running.build) || new.sha256 == self.running.sha256;
-        if same {
+        if (&new.version, &new.build) == (&self.running.version, &self.running.build) {
             return refused(format!("this proxy runs {} already", self.running.words()));
         }
         if !downgrade && version::compare(&new.version, &self.running.version).is_lt() {
