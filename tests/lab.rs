@@ -2,83 +2,16 @@
 //! the same to the byte, and nothing left running.
 
 mod support;
+#[path = "support/lab.rs"]
+mod site;
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
-use support::{backhaul, stderr, stdout};
-use tokio::process::{Child, Command};
-
-/// Patience for things that take a second: a machine under load takes ten.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-struct Lab {
-    child: Child,
-    dir: PathBuf,
-}
-
-impl Lab {
-    async fn start(dir: &Path) -> Self {
-        let program = Path::new(env!("CARGO_BIN_EXE_backhaul"));
-        let daemon = program.with_file_name("backhauld");
-        assert!(daemon.is_file(), "{} is missing: cargo build --package daemon", daemon.display());
-        let mut child = Command::new(program)
-            .args(["lab", "--serve", "--small", "--dir"])
-            .arg(dir)
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let ready = dir.join("lab.json");
-        let waiting = async {
-            while !ready.exists() {
-                if let Some(status) = child.try_wait().unwrap() {
-                    panic!("the lab ended: {status}");
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, waiting).await.expect("the lab becomes ready");
-        Self { child, dir: dir.to_owned() }
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_slice(&std::fs::read(self.dir.join("lab.json")).unwrap()).unwrap()
-    }
-
-    /// Runs a command that must succeed, and reads its JSON lines.
-    async fn ask(&self, arguments: &[&str]) -> Vec<Value> {
-        let output = backhaul(&self.dir.join("config"), &[arguments, &["--json"]].concat()).await;
-        assert!(output.status.success(), "{arguments:?}: {}{}", stdout(&output), stderr(&output));
-        stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-
-    async fn list(&self, arguments: &[&str]) -> Vec<Value> {
-        match self.ask(arguments).await.remove(0) {
-            Value::Array(items) => items,
-            other => panic!("no list: {other}"),
-        }
-    }
-
-    /// The daemons of this lab that the system says are running.
-    fn daemons(&self) -> Vec<Pid> {
-        let dir = self.dir.to_str().unwrap();
-        let processes = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
-            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-            let line = String::from_utf8_lossy(&std::fs::read(entry.path().join("cmdline")).ok()?).into_owned();
-            (line.contains("backhauld") && line.contains(dir)).then(|| Pid::from_raw(pid)).flatten()
-        });
-        processes.collect()
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_raw(self.child.id().unwrap() as i32).unwrap(), signal).unwrap();
-    }
-}
+use site::{Lab, PATIENCE};
+use support::{backhaul, stderr};
 
 async fn gone(processes: &[Pid]) {
     let waiting = async {
@@ -102,7 +35,7 @@ async fn a_vm_is_backed_up_changed_backed_up_again_and_restored_byte_for_byte() 
     let home = dir.path().join("a lab");
     let mut lab = Lab::start(&home).await;
     let inventory = lab.json();
-    assert_eq!(inventory["proxies"].as_array().unwrap().len(), 2);
+    assert_eq!((inventory["proxies"].as_array().unwrap().len(), inventory["pools"].as_array().unwrap().len()), (2, 3));
     assert_eq!(lab.list(&["proxy", "list"]).await.iter().filter(|proxy| proxy["state"] == "live").count(), 2);
 
     lab.ask(&["job", "add", "--name", "nightly “x”", "--mode", "delta", "--vm", "web-01", "--remote", "paris-backups"]).await;
@@ -174,57 +107,14 @@ async fn nothing_survives_a_killed_lab_and_a_killed_daemon_comes_back() {
     assert_eq!(told.status.code(), Some(3));
     std::fs::remove_file(dir.path().join("lab.json")).unwrap();
     let lab = Lab::start(dir.path()).await;
-    assert_eq!(lab.list(&["vm", "list"]).await.len(), 2);
-}
-
-/// Every file below a folder that holds a text.
-fn holding(dir: &Path, text: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir).unwrap().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            found.extend(holding(&path, text));
-        } else if let Ok(bytes) = std::fs::read(&path)
-            && bytes.windows(text.len()).any(|window| window == text.as_bytes())
-        {
-            found.push(path);
-        }
-    }
-    found
+    assert_eq!(lab.list(&["vm", "list"]).await.len(), 3);
 }
 
 #[tokio::test]
 async fn a_proxy_is_deployed_used_changed_and_destroyed_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let lab = Lab::start(&dir.path().join("lab")).await;
-    let config = lab.dir.join("config");
-    let disks = || {
-        let pools = std::fs::read_dir(lab.dir.join("pools")).unwrap().flatten();
-        let disks = pools.flat_map(|pool| std::fs::read_dir(pool.path().join("disks")).into_iter().flatten().flatten());
-        let mut names: Vec<_> = disks.map(|disk| disk.file_name()).collect();
-        names.sort();
-        names
-    };
-    let before = (lab.list(&["vm", "list"]).await, disks());
-
-    // What cannot be is told before anything is touched, all of it and each at its field.
-    let wrong = ["proxy", "deploy", "--pool", "paris", "--name", "x", "--vcpus", "1", "--memory", "1.9 GiB", "--yes"];
-    let refused = backhaul(&config, &wrong).await;
-    assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
-    assert!(stderr(&refused).contains("vcpus") && stderr(&refused).contains("memory"), "{}", stderr(&refused));
-    let wrong = ["proxy", "deploy", "--pool", "paris", "--name", "x", "--image", "/nowhere.xva", "--plan"];
-    let refused = backhaul(&config, &wrong).await;
-    assert!(stderr(&refused).contains("/nowhere.xva"), "{}", stderr(&refused));
-    let torn = dir.path().join("torn.xva");
-    for extension in ["", ".manifest"] {
-        let name = format!("images/backhaul-appliance.xva{extension}");
-        std::fs::copy(lab.dir.join(name), format!("{}{extension}", torn.display())).unwrap();
-    }
-    let wrong_sum = ["--image", torn.to_str().unwrap(), "--image-sha256", &"0".repeat(64)];
-    let deploy = ["proxy", "deploy", "--pool", "paris", "--name", "x", "--port", "8443", "--yes"];
-    let refused = backhaul(&config, &[&deploy[..], &wrong_sum].concat()).await;
-    assert!(!refused.status.success() && stderr(&refused).contains("SHA-256"), "{}", stderr(&refused));
-    assert_eq!((lab.list(&["vm", "list"]).await, disks()), before);
+    let before = (lab.dumps().await, lab.images());
 
     // A name that no sane person gives.
     let name = "né \"annecy\" 🦀";
@@ -232,14 +122,15 @@ async fn a_proxy_is_deployed_used_changed_and_destroyed_and_leaves_nothing() {
     let proxy_file = dir.path().join("http-proxy");
     std::fs::write(&proxy_file, format!("http://user:{secret}@127.0.0.1:3128\n")).unwrap();
     let more = ["--http-proxy-file", proxy_file.to_str().unwrap()];
-    let deploy = ["proxy", "deploy", "--pool", "paris", "--name", name, "--site", "Annecy", "--port", "8443", "--yes"];
+    // The site has no proxy yet: that of paris, which has its pool, deploys one.
+    let deploy = ["proxy", "deploy", "--pool", "annecy", "--name", name, "--site", "Annecy", "--port", "8443", "--yes"];
     let deployed = lab.ask(&[&deploy[..], &more].concat()).await;
     let url = deployed.last().unwrap()["url"].as_str().unwrap().to_owned();
     let listed = lab.list(&["proxy", "list"]).await;
     let entry = listed.iter().find(|proxy| proxy["name"] == name).expect("the new proxy is known");
     assert_eq!((entry["state"].as_str(), entry["url"].as_str()), (Some("live"), Some(url.as_str())));
     // The new proxy has the pool too, so it must be said who deploys.
-    let again = backhaul(&config, &[&deploy[..], &["--proxy", "paris"]].concat()).await;
+    let again = lab.run(&[&deploy[..], &["--proxy", "paris"]].concat()).await;
     assert!(stderr(&again).contains("a proxy of this name"), "{}", stderr(&again));
 
     // It is ready for remotes and jobs.
@@ -247,7 +138,7 @@ async fn a_proxy_is_deployed_used_changed_and_destroyed_and_leaves_nothing() {
     std::fs::create_dir(&remote).unwrap();
     let remote_url = format!("file://{}", remote.display());
     lab.ask(&["remote", "add", "--proxy", name, "nas", &remote_url]).await;
-    lab.ask(&["job", "add", "--proxy", name, "--name", "first", "--mode", "delta", "--vm", "web-01", "--remote", "nas"]).await;
+    lab.ask(&["job", "add", "--proxy", name, "--name", "first", "--mode", "delta", "--vm", "till-01", "--remote", "nas"]).await;
     lab.ask(&["job", "run", "--proxy", name, "first", "--watch"]).await;
     assert_eq!(lab.list(&["backup", "list", "--proxy", name]).await.len(), 1);
 
@@ -255,23 +146,15 @@ async fn a_proxy_is_deployed_used_changed_and_destroyed_and_leaves_nothing() {
     lab.ask(&["proxy", "reconfigure", name, "--vcpus", "3"]).await;
     assert_eq!(lab.list(&["job", "list", "--proxy", name]).await.len(), 1);
 
-    let token = {
-        let inventory = std::fs::read_to_string(config.join("proxies.toml")).unwrap();
-        let table: toml::Table = inventory.parse().unwrap();
-        let proxies = table["proxy"].as_array().unwrap();
-        let ours = proxies.iter().find(|proxy| proxy["name"].as_str() == Some(name)).unwrap();
-        ours["token"].as_str().unwrap().to_owned()
-    };
-    let allowed = |path: &PathBuf| path.starts_with(&config) || path.starts_with(lab.dir.join("guests"));
-    for word in [secret, &token] {
-        let seen: Vec<_> = holding(&lab.dir, word).into_iter().filter(|path| !allowed(path)).collect();
-        assert!(seen.is_empty(), "{seen:?}");
+    for word in [secret, &lab.token(name)] {
+        assert_eq!(lab.leaks(word), [] as [PathBuf; 0]);
     }
 
-    let mistyped = backhaul(&config, &["proxy", "destroy", name, "--confirm", "annecy"]).await;
+    let mistyped = lab.run(&["proxy", "destroy", name, "--confirm", "annecy"]).await;
     assert_eq!(mistyped.status.code(), Some(2), "{}", stderr(&mistyped));
     lab.ask(&["proxy", "destroy", name, "--confirm", name]).await;
-    assert_eq!((lab.list(&["vm", "list"]).await, disks()), before);
+    lab.assert_as(&before.0, "destroyed").await;
+    assert_eq!(lab.images(), before.1);
     assert!(lab.list(&["proxy", "list"]).await.iter().all(|proxy| proxy["name"] != name));
     assert_eq!(lab.list(&["proxy", "deployed"]).await, Vec::<Value>::new());
     assert!(std::fs::read_dir(lab.dir.join("guests")).unwrap().next().is_none(), "a guest's folder stays behind");

@@ -2,17 +2,19 @@
 //! it, several to choose from, and all that is no licence.
 
 mod support;
+#[path = "support/lab.rs"]
+mod site;
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use support::lab::Lab;
-use support::{backhaul, stderr, stdout};
+use site::Lab;
+use support::{stderr, stdout};
 
 /// Issues a licence with the key in a file, and answers the file that holds it.
 async fn issue(lab: &Lab, key: &Path, name: &str, more: &[&str]) -> PathBuf {
     let issue = ["license", "issue", "--key", key.to_str().unwrap(), "--holder", "Né \"x\" 🦀"];
-    let issued = backhaul(&lab.config(), &[&issue[..], more].concat()).await;
+    let issued = lab.run(&[&issue[..], more].concat()).await;
     assert!(issued.status.success(), "{}", stderr(&issued));
     let path = lab.dir.join(format!("{name}.license"));
     std::fs::write(&path, stdout(&issued)).unwrap();
@@ -40,7 +42,7 @@ fn deploy(name: &str) -> Vec<&str> {
 #[tokio::test]
 async fn a_free_licence_binds_itself_serves_one_proxy_and_is_free_again_when_that_is_destroyed() {
     let dir = tempfile::tempdir().unwrap();
-    let lab = Lab::start(&dir.path().join("lab"), &["--licensed"]).await;
+    let lab = Lab::start_with(&dir.path().join("lab"), &["--licensed"]).await;
     let key = lab.dir.join("keys/issuer.key");
 
     // None: said before anything starts; and jobs do not run, while everything else does.
@@ -56,7 +58,7 @@ async fn a_free_licence_binds_itself_serves_one_proxy_and_is_free_again_when_tha
     // One: the new proxy has it, and its deployer knows.
     let licence = import(&lab, &issue(&lab, &key, "one", &["--days", "20"]).await).await;
     let id = licence["id"].as_str().unwrap();
-    let plan = backhaul(&lab.config(), &[&deploy("annecy")[..10], &["--plan"]].concat()).await;
+    let plan = lab.run(&[&deploy("annecy")[..10], &["--plan"]].concat()).await;
     assert!(plan.status.success() && stdout(&plan).contains("30 days"), "{}{}", stdout(&plan), stderr(&plan));
     lab.ask(&deploy("annecy")).await;
     assert_eq!(serving(&lab).await, [(id.to_owned(), vec!["annecy".to_owned()])]);
@@ -88,7 +90,7 @@ async fn a_free_licence_binds_itself_serves_one_proxy_and_is_free_again_when_tha
 #[tokio::test]
 async fn of_several_licences_the_one_that_lasts_longest_is_taken_and_what_is_none_is_refused_by_its_name() {
     let dir = tempfile::tempdir().unwrap();
-    let lab = Lab::start(&dir.path().join("lab"), &["--licensed"]).await;
+    let lab = Lab::start_with(&dir.path().join("lab"), &["--licensed"]).await;
     let key = lab.dir.join("keys/issuer.key");
     let stranger = dir.path().join("stranger.key");
     lab.ask(&["license", "keygen", stranger.to_str().unwrap()]).await;

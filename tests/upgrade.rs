@@ -2,13 +2,15 @@
 //! and a backup that runs meanwhile.
 
 mod support;
+#[path = "support/lab.rs"]
+mod site;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
-use support::lab::{Lab, PATIENCE, daemon_program};
-use support::{backhaul, stderr, stdout};
+use site::{Lab, PATIENCE, daemon_program};
+use support::{stderr, stdout};
 
 /// A bad program, which ends at once.
 const BAD: &str = "#!/bin/sh\necho 'cannot find libmissing.so' >&2\nexit 127\n";
@@ -39,7 +41,7 @@ const HERE: &str = env!("CARGO_PKG_VERSION");
 #[tokio::test]
 async fn a_fleet_is_upgraded_one_after_the_other_and_a_bad_bundle_stops_at_the_first() {
     let dir = tempfile::tempdir().unwrap();
-    let lab = Lab::start(&dir.path().join("a lab"), &[]).await;
+    let lab = Lab::start(&dir.path().join("a lab")).await;
     lab.ask(&["job", "add", "--name", "nightly", "--mode", "delta", "--vm", "web-01", "--remote", "paris-backups"]).await;
     let jobs = lab.list(&["job", "list"]).await;
 
@@ -73,9 +75,9 @@ async fn a_fleet_is_upgraded_one_after_the_other_and_a_bad_bundle_stops_at_the_f
         assert_eq!(status["draining"], false);
     }
     assert_eq!(lab.list(&["job", "list"]).await.len(), 1);
-    let again = backhaul(&lab.config(), &["proxy", "upgrade", "--all", "--bundle", good.to_str().unwrap()]).await;
+    let again = lab.run(&["proxy", "upgrade", "--all", "--bundle", good.to_str().unwrap()]).await;
     assert!(again.status.success() && stdout(&again).contains("lyon runs 0.1.0 (good.2) already"), "{again:?}");
-    let listed = backhaul(&lab.config(), &["proxy", "list"]).await;
+    let listed = lab.run(&["proxy", "list"]).await;
     assert_eq!(stdout(&listed).matches("0.1.0 (good.2)").count(), 2, "{}", stdout(&listed));
 
     // It works on as before.
@@ -104,7 +106,7 @@ async fn serve_once(content: Vec<u8>) -> String {
 async fn a_running_backup_comes_to_its_end_first_unless_its_time_is_over() {
     let dir = tempfile::tempdir().unwrap();
     // A slow line, so that a backup takes some seconds.
-    let lab = Lab::start(&dir.path().join("lab"), &["--line", "3"]).await;
+    let lab = Lab::start_with(&dir.path().join("lab"), &["--line", "3"]).await;
     lab.ask(&["job", "add", "--name", "slow", "--mode", "delta", "--vm", "web-01", "--remote", "paris-backups"]).await;
     let good = pack(&lab, &daemon_program(), "good.2").await;
     let started = lab.ask(&["job", "run", "slow"]).await;
@@ -130,7 +132,7 @@ async fn a_running_backup_comes_to_its_end_first_unless_its_time_is_over() {
     lab.ask(&["proxy", "upgrade", "paris", "--bundle", better.to_str().unwrap(), "--wait", "0"]).await;
     let (ran, upgrade) = outcome(&backup).await;
     assert_eq!((&ran["outcome"], &upgrade["outcome"]), (&"cancelled".into(), &"success".into()), "{ran}");
-    let shown = backhaul(&lab.config(), &["run", "show", &backup]).await;
+    let shown = lab.run(&["run", "show", &backup]).await;
     assert!(stdout(&shown).contains("is being upgraded"), "{}", stdout(&shown));
     assert_eq!(lab.status("paris").await["build"], "good.3");
     assert_eq!(lab.list(&["backup", "list"]).await.len(), 1);
@@ -156,7 +158,7 @@ async fn moving(lab: &Lab, run: &str) {
 #[tokio::test]
 async fn what_cannot_be_is_said_before_anything_is_touched() {
     let dir = tempfile::tempdir().unwrap();
-    let lab = Lab::start(&dir.path().join("lab"), &[]).await;
+    let lab = Lab::start(&dir.path().join("lab")).await;
     let good = pack(&lab, &bad_program(dir.path()), "x.1").await;
     let good = good.to_str().unwrap();
     let (code, said) = lab.refused(&["proxy", "upgrade", "--bundle", good]).await;
@@ -185,7 +187,7 @@ async fn what_cannot_be_is_said_before_anything_is_touched() {
     let (code, said) = lab.refused(&["proxy", "upgrade", "paris", "--bundle", foreign.to_str().unwrap()]).await;
     assert!(code == 4 && said.contains("signed by another key"), "{said}");
     let signer = packed[0]["signer"].as_str().unwrap();
-    let shown = backhaul(&lab.config(), &["bundle", "show", foreign.to_str().unwrap(), "--trust", signer]).await;
+    let shown = lab.run(&["bundle", "show", foreign.to_str().unwrap(), "--trust", signer]).await;
     assert!(shown.status.success() && stdout(&shown).contains("9.0.0"), "{}", stderr(&shown));
     let release = lab.ask(&["bundle", "show", good]).await.remove(0)["signer"].as_str().unwrap().to_owned();
     let (code, said) = lab.refused(&["bundle", "show", foreign.to_str().unwrap(), "--trust", &release]).await;

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::bundle::BundleCommand;
-use super::deploy::{DeployArgs, ReconfigureArgs};
+use super::deploy::{DeployArgs, ReconfigureArgs, RedeployArgs};
 use super::license::LicenseCommand;
+use super::maintain::{CertificateCommand, SetArgs, Switch, TokenCommand};
 use super::upgrade::UpgradeArgs;
 
 /// The console over a fleet of backup proxies; without a command, its screen.
@@ -209,8 +210,31 @@ pub enum ProxyCommand {
         /// Its name or id
         name: String,
     },
+    /// Tell the proxy that deployed this one how it is called and reached now, as this console knows it
+    Adopt {
+        /// Its name
+        name: String,
+    },
+    /// The certificate of a proxy
+    #[command(subcommand)]
+    Certificate(CertificateCommand),
+    /// Hold new runs of a proxy back, or let them start again
+    Drain {
+        /// Its name
+        name: String,
+        /// On: nothing new starts, and what runs goes on
+        #[arg(value_enum)]
+        switch: Switch,
+    },
     /// Change address or resources of a deployed proxy; its VM is restarted
     Reconfigure(ReconfigureArgs),
+    /// Make a deployed proxy anew from an image; jobs, remotes and identity stay
+    Redeploy(RedeployArgs),
+    /// Change name, site or HTTP proxy of a proxy
+    Set(SetArgs),
+    /// The token of a proxy
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Upgrade proxies to a signed bundle, one after the other, and stop at the first that fails
     Upgrade(UpgradeArgs),
     /// Destroy a deployed proxy with its VM; its licence is free again

@@ -8,6 +8,7 @@ mod failure;
 mod job;
 mod lab;
 mod license;
+mod maintain;
 mod objects;
 mod output;
 mod proxy;

@@ -11,7 +11,7 @@ use url::Url;
 use super::cli::{Common, ProxyCommand, TokenSource};
 use super::context::{Context, config_dir};
 use super::failure::{Exit, Failure};
-use super::{deploy, output, upgrade};
+use super::{deploy, maintain, output, upgrade};
 use crate::config::{self, Config, Proxy, Token};
 use crate::fleet::{CallError, Client};
 
@@ -40,6 +40,12 @@ pub async fn run(common: &Common, command: ProxyCommand) -> Result<(), Failure> 
         ProxyCommand::Deploy(arguments) => deploy::deploy(common, *arguments).await,
         ProxyCommand::Deployed => deploy::list(common).await,
         ProxyCommand::Claim { name } => deploy::claim(common, &name).await,
+        ProxyCommand::Adopt { name } => maintain::adopt(common, &name).await,
+        ProxyCommand::Certificate(command) => maintain::certificate(common, command).await,
+        ProxyCommand::Drain { name, switch } => maintain::drain(common, &name, switch).await,
+        ProxyCommand::Redeploy(arguments) => deploy::redeploy(common, arguments).await,
+        ProxyCommand::Set(arguments) => maintain::set(common, arguments).await,
+        ProxyCommand::Token(command) => maintain::token(common, command).await,
         ProxyCommand::Reconfigure(arguments) => deploy::reconfigure(common, arguments).await,
         ProxyCommand::Upgrade(arguments) => upgrade::run(common, arguments).await,
         ProxyCommand::Destroy { name, confirm } => deploy::destroy(common, &name, confirm).await,

@@ -1,27 +1,33 @@
-//! The real programs of a lab, for tests that need the whole of it.
+//! A lab of its own process, as a person has it: started, asked through the console's binary, looked into.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use lab::Dump;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
-use super::{backhaul, stderr, stdout};
+use crate::support::{backhaul, stderr, stdout};
 
-/// Patience for things that take a second: a machine under load takes a hundred.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+/// Patience for things that take a second: a machine under load takes ten.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A lab that ends with its test.
 pub struct Lab {
-    child: Child,
+    pub child: Child,
     pub dir: PathBuf,
 }
 
 impl Lab {
-    /// Starts one and waits until it is ready.
-    pub async fn start(dir: &Path, more: &[&str]) -> Self {
+    pub async fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &[]).await
+    }
+
+    /// With further options.
+    pub async fn start_with(dir: &Path, more: &[&str]) -> Self {
         let program = Path::new(env!("CARGO_BIN_EXE_backhaul"));
         let daemon = daemon_program();
         assert!(daemon.is_file(), "{} is missing: cargo build --package daemon", daemon.display());
@@ -47,31 +53,29 @@ impl Lab {
         Self { child, dir: dir.to_owned() }
     }
 
-    /// The console's configuration.
-    pub fn config(&self) -> PathBuf {
-        self.dir.join("config")
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&std::fs::read(self.dir.join("lab.json")).unwrap()).unwrap()
     }
 
     /// Runs a command that must succeed, and reads its JSON lines.
     pub async fn ask(&self, arguments: &[&str]) -> Vec<Value> {
-        let output = backhaul(&self.config(), &[arguments, &["--json"]].concat()).await;
+        let output = backhaul(&self.dir.join("config"), &[arguments, &["--json"]].concat()).await;
         assert!(output.status.success(), "{arguments:?}: {}{}", stdout(&output), stderr(&output));
         stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// Runs a command that must not succeed; its exit code and what it says.
-    pub async fn refused(&self, arguments: &[&str]) -> (i32, String) {
-        let output = backhaul(&self.config(), arguments).await;
-        assert!(!output.status.success(), "{arguments:?} succeeds: {}", stdout(&output));
-        (output.status.code().unwrap(), format!("{}{}", stdout(&output), stderr(&output)))
-    }
-
-    /// A list.
     pub async fn list(&self, arguments: &[&str]) -> Vec<Value> {
         match self.ask(arguments).await.remove(0) {
             Value::Array(items) => items,
             other => panic!("no list: {other}"),
         }
+    }
+
+    /// Runs a command that must not succeed; its exit code and what it says.
+    pub async fn refused(&self, arguments: &[&str]) -> (i32, String) {
+        let output = self.run(arguments).await;
+        assert!(!output.status.success(), "{arguments:?} succeeds: {}", stdout(&output));
+        (output.status.code().unwrap(), format!("{}{}", stdout(&output), stderr(&output)))
     }
 
     /// What a proxy says of itself.
@@ -81,12 +85,105 @@ impl Lab {
 
     /// Asks the lab to end, and waits until it has.
     pub async fn stop(mut self) {
-        kill_process(Pid::from_raw(self.child.id().unwrap() as i32).unwrap(), Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
         assert!(self.child.wait().await.unwrap().success());
+    }
+
+    /// The launchers and daemons of this lab that the system says are running.
+    pub fn daemons(&self) -> Vec<Pid> {
+        let dir = self.dir.to_str().unwrap();
+        let processes = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let line = String::from_utf8_lossy(&std::fs::read(entry.path().join("cmdline")).ok()?).into_owned();
+            (line.contains("backhauld") && line.contains(dir)).then(|| Pid::from_raw(pid)).flatten()
+        });
+        processes.collect()
+    }
+
+    /// Runs a command, whatever comes of it.
+    pub async fn run(&self, arguments: &[&str]) -> Output {
+        backhaul(&self.dir.join("config"), arguments).await
+    }
+
+    /// The records of all pools, in the order of `lab.json`.
+    pub async fn dumps(&self) -> Vec<Dump> {
+        let mut dumps = Vec::new();
+        for pool in self.json()["pools"].as_array().unwrap() {
+            dumps.push(serde_json::from_value(pool_call(pool, "lab.dump", json!([pool["password"]])).await).unwrap());
+        }
+        dumps
+    }
+
+    /// The pools are as they were; what they still do for something that is over, they are given time for.
+    pub async fn assert_as(&self, before: &[Dump], what: &str) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let now = self.dumps().await;
+            let changes: Vec<String> = before.iter().zip(&now).flat_map(|(before, now)| before.difference(now)).collect();
+            if changes.is_empty() {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{what}: {changes:#?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The images of all pools.
+    pub fn images(&self) -> Vec<std::ffi::OsString> {
+        let pools = std::fs::read_dir(self.dir.join("pools")).unwrap().flatten();
+        let disks = pools.flat_map(|pool| std::fs::read_dir(pool.path().join("disks")).into_iter().flatten().flatten());
+        let mut names: Vec<_> = disks.map(|disk| disk.file_name()).collect();
+        names.sort();
+        names
+    }
+
+    /// The token of a proxy, from the console's configuration.
+    pub fn token(&self, proxy: &str) -> String {
+        let inventory = std::fs::read_to_string(self.dir.join("config/proxies.toml")).unwrap();
+        let table: toml::Table = inventory.parse().unwrap();
+        let proxies = table["proxy"].as_array().unwrap();
+        let ours = proxies.iter().find(|known| known["name"].as_str() == Some(proxy)).unwrap();
+        ours["token"].as_str().unwrap().to_owned()
+    }
+
+    /// The files of the lab that hold a secret and must not: all but the console's configuration and the guests themselves.
+    pub fn leaks(&self, secret: &str) -> Vec<PathBuf> {
+        let allowed = |path: &PathBuf| path.starts_with(self.dir.join("config")) || path.starts_with(self.dir.join("guests"));
+        holding(&self.dir, secret).into_iter().filter(|path| !allowed(path)).collect()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.child.id().unwrap() as i32).unwrap(), signal).unwrap();
     }
 }
 
 /// The daemon's program, beside the console's.
 pub fn daemon_program() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_backhaul")).with_file_name("backhauld")
+}
+
+/// Every file below a folder that holds a text.
+pub fn holding(dir: &Path, text: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(holding(&path, text));
+        } else if let Ok(bytes) = std::fs::read(&path)
+            && bytes.windows(text.len()).any(|window| window == text.as_bytes())
+        {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// Calls a pool of `lab.json` directly; the answer's result.
+pub async fn pool_call(pool: &Value, method: &str, params: Value) -> Value {
+    let http = client::pinned_http(pool["fingerprint"].as_str().unwrap().parse().unwrap()).unwrap();
+    let call = json!({ "jsonrpc": "2.0", "id": 0, "method": method, "params": params });
+    let answer = http.post(format!("{}/jsonrpc", pool["url"].as_str().unwrap())).json(&call).send().await.unwrap();
+    let mut answer: Value = answer.json().await.unwrap();
+    assert!(answer.get("error").is_none(), "{method}: {answer}");
+    answer["result"].take()
 }

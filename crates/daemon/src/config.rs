@@ -324,10 +324,7 @@ impl Source<'_> {
     fn plain(&self, text: Spanned<String>, key: &str) -> Result<String, ConfigError> {
         let start = text.span().start;
         let text = text.into_inner();
-        if text.trim().is_empty() || text.chars().count() > 200 || text.chars().any(char::is_control) {
-            let message = format!("{key}: expected 1 to 200 characters without control characters");
-            return Err(self.wrong(start, message));
-        }
+        check_plain(&text).map_err(|expected| self.wrong(start, format!("{key}: {expected}")))?;
         Ok(text)
     }
 
@@ -394,6 +391,17 @@ impl Source<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a text can be the name of a proxy, or of the place where it stands.
+///
+/// # Errors
+/// What was expected, in words.
+pub(crate) fn check_plain(text: &str) -> Result<(), &'static str> {
+    if text.trim().is_empty() || text.chars().count() > 200 || text.chars().any(char::is_control) {
+        return Err("expected 1 to 200 characters without control characters");
+    }
+    Ok(())
 }
 
 /// Whether a URL can be that of an HTTP proxy.

@@ -9,6 +9,7 @@
 //! | [`schedule`], [`clock`] | when jobs run |
 //! | [`deploy`] | proxies deployed by this one: offers, review, registry, outcome |
 //! | [`upgrade`], [`launch`] | another program in the place of this one: as the daemon sees it, and its launcher |
+//! | [`maintenance`] | settings, tokens, certificate, and the state as a whole |
 //! | [`licensing`] | which licences there are, and which proxy each serves |
 //! | [`pools`], [`remotes`], [`points`] | what the proxy reads from and writes to |
 //! | [`http`], [`rpc`] | the one door, and the handlers behind it |
@@ -26,6 +27,7 @@ pub mod http;
 pub mod journal;
 pub mod launch;
 pub mod licensing;
+pub mod maintenance;
 pub mod news;
 pub mod points;
 pub mod pools;
@@ -112,7 +114,7 @@ async fn serve(config: config::Config) -> ExitCode {
         return failed(&std::io::Error::other("cannot listen for signals"));
     };
     let mut asked = Asked { terminate, interrupt, last: None };
-    let token_file = config.token.is_none().then(|| config.token_path().display().to_string());
+    let token_path = config.token.is_none().then(|| config.token_path());
     let started = tokio::select! {
         started = daemon::start(config, program, Arc::new(clock::SystemClock)) => started,
         // What was begun is found and ended at the next start.
@@ -122,7 +124,9 @@ async fn serve(config: config::Config) -> ExitCode {
         Ok(running) => running,
         Err(error) => return failed(&error),
     };
-    let (address, fingerprint) = (running.address.to_string(), running.daemon.fingerprint.to_string());
+    // After a rotation there is none any more.
+    let token_file = token_path.filter(|path| path.exists()).map(|path| path.display().to_string());
+    let (address, fingerprint) = (running.address.to_string(), running.daemon.fingerprint().to_string());
     let mut ready = serde_json::json!({ "ready": true, "address": address, "fingerprint": fingerprint });
     if let Some(token_file) = &token_file {
         ready["tokenFile"] = token_file.as_str().into();
@@ -130,7 +134,7 @@ async fn serve(config: config::Config) -> ExitCode {
     let mut stdout = std::io::stdout();
     // Nobody has to listen.
     let _ = writeln!(stdout, "{ready}").and_then(|()| stdout.flush());
-    tracing::info!(name = running.daemon.config.name, address, fingerprint, token_file, "ready");
+    tracing::info!(name = running.daemon.settings.name(), address, fingerprint, token_file, "ready");
 
     let upgrades = Arc::clone(&running.daemon.upgrades);
     let code = loop {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::store::Store;
+use crate::tally;
 
 /// Records shared by everything in a pool.
 pub(crate) struct Database {
@@ -26,8 +27,11 @@ impl Database {
     /// Reads or changes records; nothing in `work` may block.
     pub fn with<R>(&self, work: impl FnOnce(&mut Store) -> R) -> R {
         let mut store = self.lock();
-        let before = store.generation();
+        let (before, durable) = (store.generation(), store.durable_generation());
         let result = work(&mut store);
+        if store.durable_generation() != durable {
+            tally::reckon(&mut store);
+        }
         let after = store.generation();
         drop(store);
         if after != before {

@@ -1,9 +1,12 @@
 //! Faults that can be switched on while a pool runs (xapi-streams.md §5.7).
 
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
 
 /// What the task of a broken transfer says afterwards.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +119,52 @@ pub enum Fault {
     OldSnapshot,
     /// `VM.snapshot` fails.
     SnapshotFails,
+    /// A call fails, whichever it is.
+    FailCall {
+        /// Its name as in [`crate::PoolHandle::log_calls`]: `VM.start`, `Async.VM.start`, `PUT /import`.
+        call: String,
+        /// Which one of that name, from 1; the following ones too, unless it strikes once.
+        #[serde(default = "first")]
+        nth: u32,
+        /// What it fails with.
+        #[serde(default = "internal_error")]
+        code: String,
+        /// Whether it takes effect all the same, and only its answer is lost.
+        #[serde(default)]
+        done: bool,
+    },
+    /// The guest of an appliance comes up, and the pool never hears of it.
+    GuestNeverReports,
+    /// The guest of an appliance reports another address than it has.
+    GuestReportsOtherAddress {
+        /// The address.
+        address: IpAddr,
+    },
+    /// The guest of an appliance reports its address, and its daemon says nothing.
+    DaemonNeverAnswers,
+}
+
+fn first() -> u32 {
+    1
+}
+
+fn internal_error() -> String {
+    "INTERNAL_ERROR".into()
+}
+
+/// How a call is to fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CallFault {
+    pub code: String,
+    /// After it took effect.
+    pub done: bool,
+}
+
+impl CallFault {
+    /// What a call of that name is answered.
+    pub fn failure(&self, name: &str) -> Failure {
+        Failure::new(&self.code, [format!("{name} was made to fail")])
+    }
 }
 
 /// A fault and for how long it holds. Without count and duration it holds until cleared.
@@ -210,6 +259,23 @@ impl Faults {
         self.strike(|armed| (armed == fault).then_some(())).is_some()
     }
 
+    /// One more call of that name was made: says how it is to fail, if it is.
+    pub fn of_call(&self, name: &str) -> Option<CallFault> {
+        let mut due = false;
+        for armed in self.lock().iter_mut() {
+            if let Fault::FailCall { call, nth, .. } = &mut armed.spec.fault
+                && call == name
+            {
+                due |= *nth <= 1;
+                *nth = nth.saturating_sub(1).max(1);
+            }
+        }
+        self.strike(|fault| match fault {
+            Fault::FailCall { call, code, done, .. } if due && call == name => Some(CallFault { code: code.clone(), done: *done }),
+            _ => None,
+        })
+    }
+
     /// One more call was made with a session: says whether the session is lost now.
     pub fn session_is_lost(&self) -> bool {
         for armed in self.lock().iter_mut() {
@@ -250,9 +316,21 @@ mod tests {
     }
 
     #[test]
+    fn the_call_counted_to_fails_and_no_other() {
+        let faults = Faults::default();
+        let fault = Fault::FailCall { call: "VM.start".into(), nth: 2, code: "X".into(), done: false };
+        faults.set(fault.once());
+        let calls = ["VM.start", "VM.get_record", "VM.start", "VM.start"].map(|call| faults.of_call(call).is_some());
+        assert_eq!(calls, [false, false, true, false]);
+    }
+
+    #[test]
     fn faults_read_from_the_wire() {
         let spec: FaultSpec = serde_json::from_str(r#"{"kind":"cut_export","after_bytes":5,"count":1}"#).unwrap();
         assert_eq!(spec, Fault::CutExport { after_bytes: 5, task: TaskAfter::Failure }.once());
+        let spec: FaultSpec = serde_json::from_str(r#"{"kind":"fail_call","call":"VM.start","count":1}"#).unwrap();
+        let fault = Fault::FailCall { call: "VM.start".into(), nth: 1, code: "INTERNAL_ERROR".into(), done: false };
+        assert_eq!(spec, fault.once());
         assert!(serde_json::from_str::<FaultSpec>(r#"{"kind":"nonsense"}"#).is_err());
     }
 }

@@ -40,7 +40,9 @@ pub trait Guests: Send + Sync + 'static {
     /// Why it does not come up: it then runs without ever reporting.
     fn boot(&self, machine: Boot) -> BoxFuture<'static, Result<Report, String>>;
 
-    /// A machine is switched off; `clean`: its guest was asked to stop. The machine is off when this answers.
+    /// A machine is switched off; `clean`: its guest is asked to stop, else it is cut off. The machine is off when this
+    /// answers, so whatever the guest consisted of must be gone by then. May be called again before that, and then each
+    /// call waits; one that is not clean cuts the others short.
     fn halt(&self, vm: &str, clean: bool) -> BoxFuture<'static, ()>;
 
     /// A machine is gone for good, with its disks.

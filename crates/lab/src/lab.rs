@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::database::Database;
+use crate::dump::Dump;
 use crate::error::LabError;
 use crate::failure::Answer;
 use crate::fault::{FaultSpec, Faults};
@@ -153,6 +154,7 @@ impl PoolHandle {
             shelf,
             sessions: Sessions::default(),
             faults: Faults::default(),
+            calls: Mutex::default(),
             vtpms: Mutex::new(saved.vtpms),
             write_rate: watch::Sender::new(saved.settings.writes_per_second),
             mutations: AtomicU64::new(saved.mutations),
@@ -324,6 +326,22 @@ impl PoolHandle {
     /// The faults that are on.
     pub fn faults(&self) -> Vec<FaultSpec> {
         self.inner.faults.list()
+    }
+
+    /// Notes the calls that are made from now on, by name and in order: those of XAPI as they are called, the work of an
+    /// asynchronous one once more under its name without `Async.`, and transfers as `PUT /import`.
+    pub fn log_calls(&self) {
+        *self.inner.calls.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+    }
+
+    /// The calls made since, which are noted no longer.
+    pub fn logged_calls(&self) -> Vec<String> {
+        self.inner.calls.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
+    }
+
+    /// All records as they are now, to be compared.
+    pub fn dump(&self) -> Dump {
+        self.inner.db.with(|store| Dump::of(store))
     }
 
     /// Cuts all NBD connections, as a crash of the server would.

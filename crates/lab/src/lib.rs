@@ -13,6 +13,7 @@
 //! `rpc` (methods); `http` and `server` (connections); `transfer` (exports and imports); `world` (building).
 
 mod database;
+mod dump;
 mod error;
 mod export_names;
 mod failure;
@@ -31,16 +32,18 @@ mod session_access;
 mod shelf;
 mod spec;
 mod store;
+mod tally;
 mod transfer;
 mod world;
 mod writer;
 mod xmlrpc;
 
+pub use dump::Dump;
 pub use error::LabError;
 pub use failure::{Answer, Failure};
 pub use fault::{Fault, FaultSpec, TaskAfter};
 pub use guests::{APPLIANCE, Boot, Guests, Report};
 pub use inventory::{DiskInfo, VmInfo};
 pub use lab::{Lab, PoolHandle};
-pub use spec::{Content, DiskSpec, LabSpec, MIB, PoolSpec, VmSpec};
+pub use spec::{Content, DiskSpec, LabSpec, MIB, NetworkSpec, PoolSpec, SrSpec, VmSpec};
 pub use writer::Mutation;

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::database::Database;
 use crate::error::LabError;
 use crate::failure::Failure;
-use crate::fault::{Fault, Faults};
+use crate::fault::{CallFault, Fault, Faults};
 use crate::session::Sessions;
 use crate::shelf::{Place, Shelf};
 use crate::store::Store;
@@ -69,6 +69,8 @@ pub(crate) struct Pool {
     pub shelf: Shelf,
     pub sessions: Sessions,
     pub faults: Faults,
+    /// The calls made since somebody wanted them noted.
+    pub calls: Mutex<Option<Vec<String>>>,
     /// Contents of virtual TPMs, by reference.
     pub vtpms: Mutex<HashMap<String, String>>,
     /// Bytes a second that each running VM writes.
@@ -212,6 +214,14 @@ impl Pool {
                 }
             }));
         }
+    }
+
+    /// Notes a call, if calls are noted, and says how it is to fail, if it is.
+    pub fn note_call(&self, name: &str) -> Option<CallFault> {
+        if let Some(calls) = self.calls.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            calls.push(name.to_owned());
+        }
+        self.faults.of_call(name)
     }
 
     /// A token that [`Pool::cancel_task`] triggers, for something that runs under a task.

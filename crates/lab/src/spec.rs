@@ -27,8 +27,15 @@ pub struct PoolSpec {
     pub vms: Vec<VmSpec>,
     /// Hosts, 1 to 8. The first is the master on 127.0.0.1, the others answer on 127.0.0.2 and so on, on the same port.
     pub hosts: u8,
-    /// Size of the storage repository, bytes.
-    pub sr_bytes: u64,
+    /// Its storage; the first is the pool's default and takes the disks of its VMs.
+    #[serde(default = "local_storage")]
+    pub storage: Vec<SrSpec>,
+    /// Its networks beside the one that management runs over.
+    #[serde(default)]
+    pub networks: Vec<NetworkSpec>,
+    /// Memory of each host, bytes.
+    #[serde(default = "host_memory")]
+    pub host_memory: u64,
     /// Whether the network's purpose contains `nbd`, so that disks are offered over NBD with TLS.
     pub nbd: bool,
     /// How long a disk stays attached to the control domain after a transfer (xapi-streams.md T8).
@@ -37,6 +44,50 @@ pub struct PoolSpec {
     pub close_after: Duration,
     /// Bytes a second that each running VM writes into its first disk; 0 for none.
     pub writes_per_second: u64,
+}
+
+/// A storage repository.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SrSpec {
+    /// Its name label.
+    pub name: String,
+    /// Its driver: on `lvm…` a disk takes all of its size (thick), on all others what is written to it (thin).
+    pub kind: String,
+    /// Its size, bytes.
+    pub bytes: u64,
+    /// How much of it is taken by what this pool knows nothing of, bytes.
+    pub taken: u64,
+}
+
+/// A network.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    /// Its name label.
+    pub name: String,
+    /// Whether the hosts have an interface on it; without, it joins VMs of one host only.
+    pub wired: bool,
+}
+
+fn local_storage() -> Vec<SrSpec> {
+    vec![SrSpec::new("Local storage", "ext", 200 << 30)]
+}
+
+fn host_memory() -> u64 {
+    64 << 30
+}
+
+impl SrSpec {
+    /// Storage with nothing on it.
+    pub fn new(name: impl Into<String>, kind: impl Into<String>, bytes: u64) -> Self {
+        Self { name: name.into(), kind: kind.into(), bytes, taken: 0 }
+    }
+
+    /// The same storage with only so much left, bytes.
+    #[must_use]
+    pub fn with_free(mut self, bytes: u64) -> Self {
+        self.taken = self.bytes.saturating_sub(bytes);
+        self
+    }
 }
 
 /// One virtual machine.
@@ -126,12 +177,26 @@ impl PoolSpec {
             name: name.into(),
             vms,
             hosts: 1,
-            sr_bytes: 200 << 30,
+            storage: local_storage(),
+            networks: Vec::new(),
+            host_memory: host_memory(),
             nbd: true,
             detach_after: Duration::from_secs(1),
             close_after: Duration::from_millis(300),
             writes_per_second: 0,
         }
+    }
+
+    /// The same pool with what real ones have beside it: thick storage, thin storage that is nearly full, a second network
+    /// and one without a wire.
+    #[must_use]
+    pub fn varied(mut self) -> Self {
+        let name = &self.name;
+        self.storage.push(SrSpec::new(format!("{name} SAN"), "lvmoiscsi", 400 << 30));
+        self.storage.push(SrSpec::new(format!("{name} archive"), "nfs", 100 << 30).with_free(1 << 30));
+        self.networks.push(NetworkSpec { name: format!("{name} storage network"), wired: true });
+        self.networks.push(NetworkSpec { name: format!("{name} internal"), wired: false });
+        self
     }
 }
 
@@ -139,7 +204,7 @@ impl LabSpec {
     /// Refuses what cannot be built.
     ///
     /// # Errors
-    /// [`LabError::Spec`]: no pools, two pools of one name, a number of hosts that is not 1 to 8.
+    /// [`LabError::Spec`]: no pools, two pools of one name, one without storage, a number of hosts that is not 1 to 8.
     pub(crate) fn check(&self) -> Result<(), LabError> {
         if self.pools.is_empty() {
             return Err(LabError::Spec("it has no pools".into()));
@@ -147,6 +212,9 @@ impl LabSpec {
         for (index, pool) in self.pools.iter().enumerate() {
             if self.pools[..index].iter().any(|other| other.name == pool.name) {
                 return Err(LabError::Spec(format!("two pools have the name {}", pool.name)));
+            }
+            if pool.storage.is_empty() {
+                return Err(LabError::Spec(format!("pool {} has no storage", pool.name)));
             }
             if pool.hosts == 0 || pool.hosts > 8 {
                 return Err(LabError::Spec(format!("pool {} has {} hosts; 1 to 8 are possible", pool.name, pool.hosts)));
@@ -168,7 +236,7 @@ impl LabSpec {
         Self { pools: vec![pool], seed: 1 }
     }
 
-    /// For a demonstration: two sites with a pool each.
+    /// For a demonstration: three sites with a pool each.
     pub fn demo() -> Self {
         let files = |mib: u64| Content::FileSystem { bytes: mib * MIB };
         let paris = vec![
@@ -186,11 +254,18 @@ impl LabSpec {
             VmSpec::new("خادم الويب", vec![DiskSpec::new("خادم الويب", 1024 * MIB, files(60))]).tagged(&["test"]),
             VmSpec::new("O'Brien's \"lab\" box", vec![DiskSpec::new("lab box", 512 * MIB, files(48))]).without_cbt(),
         ];
+        let annecy = vec![
+            VmSpec::new("till-annecy", vec![DiskSpec::new("till system", 1024 * MIB, files(48))]).tagged(&["prod"]),
+            VmSpec::new("cameras", vec![DiskSpec::new("cameras", 512 * MIB, files(32))]).halted(),
+        ];
         let site = |name: &str, vms| {
-            let mut pool = PoolSpec::new(name, vms);
+            let mut pool = PoolSpec::new(name, vms).varied();
             pool.hosts = 2;
             pool
         };
-        Self { pools: vec![site("paris", paris), site("lyon", lyon)], seed: 20_260 }
+        let mut small_site = PoolSpec::new("annecy", annecy).varied();
+        small_site.storage[0] = SrSpec::new("annecy NAS", "nfs", 120 << 30);
+        small_site.host_memory = 16 << 30;
+        Self { pools: vec![site("paris", paris), site("lyon", lyon), small_site], seed: 20_260 }
     }
 }

@@ -30,6 +30,11 @@ const LINKS: &[(&str, &str, &str, &str)] = &[
     ("task", "subtask_of", "task", "subtasks"),
 ];
 
+/// Whether a field is a set that only mirrors references elsewhere.
+pub(crate) fn is_mirrored(class: &str, field: &str) -> bool {
+    LINKS.iter().any(|link| (link.2, link.3) == (class, field))
+}
+
 /// How many deletions are remembered; a client with an older token has lost events.
 const DELETIONS: usize = 20_000;
 

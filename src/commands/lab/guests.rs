@@ -12,13 +12,15 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::BoxFuture;
 use lab::{Boot, Guests, Report};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
+use tokio::sync::{oneshot, watch};
 
-use super::proxy;
+use super::proxy::{self, Started};
+use crate::commands::failure::Failure;
 use crate::config::write_private;
 
 /// Guests get addresses of 127.A.1.0/24, A being different from lab to lab, so that several can run side by side.
@@ -38,9 +40,42 @@ struct Inner {
     dir: PathBuf,
     program: PathBuf,
     network: [u8; 3],
-    running: Mutex<HashMap<String, Child>>,
+    /// By UUID of their machines.
+    running: Mutex<HashMap<String, Guest>>,
     /// Addresses by hardware address: a machine that comes back gets its old one.
     leases: Mutex<BTreeMap<String, IpAddr>>,
+}
+
+/// A guest that has been started, and how to be rid of it.
+#[derive(Clone)]
+struct Guest {
+    wish: Arc<watch::Sender<Wish>>,
+    /// Closed once nothing of it runs any more.
+    life: watch::Receiver<()>,
+}
+
+/// What is to become of a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Wish {
+    Run,
+    /// It may end by itself.
+    Stop,
+    /// At once.
+    Cut,
+}
+
+impl Guest {
+    fn wants(&self, wish: Wish) {
+        self.wish.send_if_modified(|now| {
+            let more = wish > *now;
+            *now = wish.max(*now);
+            more
+        });
+    }
+
+    async fn gone(mut self) {
+        while self.life.changed().await.is_ok() {}
+    }
 }
 
 impl RealGuests {
@@ -58,27 +93,48 @@ impl RealGuests {
 
     /// Ends all guests, asked first.
     pub(super) async fn stop(&self) {
-        let running: Vec<Child> = {
-            let mut running = self.inner.running.lock().unwrap_or_else(PoisonError::into_inner);
-            running.drain().map(|(_, child)| child).collect()
-        };
-        futures::future::join_all(running.into_iter().map(|child| proxy::end("a guest", child))).await;
+        let running: Vec<Guest> = self.inner.running().values().cloned().collect();
+        futures::future::join_all(running.into_iter().map(|guest| async move {
+            guest.wants(Wish::Stop);
+            guest.gone().await;
+        }))
+        .await;
     }
 }
 
 impl Guests for RealGuests {
     fn boot(&self, machine: Boot) -> BoxFuture<'static, Result<Report, String>> {
         let inner = Arc::clone(&self.inner);
-        Box::pin(async move { inner.boot(machine).await })
+        Box::pin(async move {
+            let (tell, told) = oneshot::channel();
+            let (alive, life) = watch::channel(());
+            let guest = Guest { wish: Arc::new(watch::Sender::new(Wish::Run)), life };
+            // The one before may not be quite gone: two daemons on one state do not go together.
+            loop {
+                let before = {
+                    let mut running = inner.running();
+                    match running.get(&machine.vm) {
+                        Some(before) => before.clone(),
+                        None => {
+                            running.insert(machine.vm.clone(), guest.clone());
+                            break;
+                        }
+                    }
+                };
+                before.gone().await;
+            }
+            // Its life does not hang on whoever waits for its report.
+            tokio::spawn(Arc::clone(&inner).live(machine, guest, alive, tell));
+            told.await.unwrap_or_else(|_| Err("it was switched off before it was up".into()))
+        })
     }
 
     fn halt(&self, vm: &str, clean: bool) -> BoxFuture<'static, ()> {
-        let child = self.inner.running.lock().unwrap_or_else(PoisonError::into_inner).remove(vm);
+        let guest = self.inner.running().get(vm).cloned();
         Box::pin(async move {
-            match child {
-                Some(child) if clean => proxy::end("a guest", child).await,
-                Some(mut child) => drop(child.kill().await),
-                None => {}
+            if let Some(guest) = guest {
+                guest.wants(if clean { Wish::Stop } else { Wish::Cut });
+                guest.gone().await;
             }
         })
     }
@@ -96,23 +152,92 @@ impl Guests for RealGuests {
 }
 
 impl Inner {
-    async fn boot(&self, machine: Boot) -> Result<Report, String> {
+    fn running(&self) -> MutexGuard<'_, HashMap<String, Guest>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A guest from its first file to its last process.
+    async fn live(
+        self: Arc<Self>,
+        machine: Boot,
+        guest: Guest,
+        alive: watch::Sender<()>,
+        tell: oneshot::Sender<Result<Report, String>>,
+    ) {
+        let mut wish = guest.wish.subscribe();
+        let mut daemon = None;
+        let up = tokio::select! {
+            up = self.come_up(&machine, &mut daemon) => Some(up),
+            _ = wish.wait_for(|wish| *wish > Wish::Run) => None,
+        };
+        let is_up = matches!(up, Some(Ok(_)));
+        if let Some(up) = up {
+            // Nobody has to wait for it.
+            let _ = tell.send(up);
+        }
+        if is_up {
+            self.keep_up(&machine, &mut daemon, &mut wish).await;
+        } else if wish.borrow().eq(&Wish::Run) {
+            // A machine whose guest does not come up runs on all the same.
+            let _ = wish.wait_for(|wish| *wish > Wish::Run).await;
+        }
+        if let Some(mut daemon) = daemon {
+            let cut = async { drop(wish.wait_for(|wish| *wish == Wish::Cut).await) };
+            tokio::select! {
+                biased;
+                () = cut => {}
+                () = proxy::end("a guest", &mut daemon.child) => {}
+            }
+            // Waits for its end, too; one that has ended does not mind.
+            let _ = daemon.child.kill().await;
+        }
+        self.running().remove(&machine.vm);
+        drop(alive);
+    }
+
+    /// Starts the daemon again whenever it has ended by itself, as an appliance's service manager does.
+    async fn keep_up(&self, machine: &Boot, daemon: &mut Option<Started>, wish: &mut watch::Receiver<Wish>) {
+        let folder = self.dir.join(&machine.vm);
+        let again = async {
+            loop {
+                if let Some(running) = daemon.as_mut() {
+                    let _ = running.child.wait().await;
+                }
+                tokio::time::sleep(proxy::PAUSE).await;
+                match proxy::spawn(&self.program, &folder.join("etc/backhaul/backhauld.toml"), &folder) {
+                    Ok(started) => {
+                        if let Err(failure) = daemon.insert(started).ready(&machine.vm).await {
+                            tracing::warn!(vm = machine.vm, ?failure, "the daemon of a guest does not start again");
+                        }
+                    }
+                    Err(failure) => tracing::warn!(vm = machine.vm, ?failure, "the daemon of a guest does not start again"),
+                }
+            }
+        };
+        tokio::select! {
+            () = again => {}
+            _ = wish.wait_for(|wish| *wish > Wish::Run) => {}
+        }
+    }
+
+    async fn come_up(&self, machine: &Boot, daemon: &mut Option<Started>) -> Result<Report, String> {
         let folder = self.dir.join(&machine.vm);
         let xenstore = folder.join("xenstore");
         super::private_dir(&folder).map_err(|_| format!("cannot make {}", folder.display()))?;
-        let address = self.address(&machine)?;
+        let address = self.address(machine)?;
         write_keys(&xenstore, &machine.data)?;
         // Loopback has all addresses, so the daemon is told to keep to its own.
         write_key(&xenstore, "backhaul/listen", &address.to_string())?;
         self.run("first-boot", &folder).await?;
         let config = folder.join("etc/backhaul/backhauld.toml");
-        let (child, _) = proxy::run(&self.program, &config, &folder, &machine.vm).await.map_err(|failure| {
+        let words = |failure: Failure| {
             failure.report.map_or_else(String::new, |report| format!("{report}: {}", report.causes.join("; ")))
-        })?;
+        };
+        let started = daemon.insert(proxy::spawn(&self.program, &config, &folder).map_err(words)?);
+        started.ready(&machine.vm).await.map_err(words)?;
         self.run("report", &folder).await?;
         let mut data = read_keys(&xenstore)?;
         data.remove("backhaul/listen");
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(machine.vm, child);
         Ok(Report { address: Some(address), data })
     }
 

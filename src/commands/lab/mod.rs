@@ -1,5 +1,5 @@
-//! `backhaul lab`: two sites in a folder. The pools are simulated, in this process; the proxies are real `backhauld`
-//! processes; everything between a pool's sockets and the files of the remotes is the program itself.
+//! `backhaul lab`: three sites in a folder. The pools are simulated, in this process; the proxies are real `backhauld`
+//! processes, of which the third site has none yet: its pool is connected to the proxy of the first. Everything between a pool's sockets and the files of the remotes is the program itself.
 //!
 //! ```text
 //! DIR/lab.json      how to reach everything; there only while the lab runs
@@ -22,7 +22,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lab::{Content, DiskSpec, Fault, LabSpec, MIB, PoolHandle, PoolSpec, VmSpec};
+use lab::{Content, DiskSpec, Fault, LabSpec, MIB, PoolHandle, PoolSpec, SrSpec, VmSpec};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use signed::{ImageFormat, ImageManifest, ImageNeeds, KeyError, SecretKey};
@@ -66,9 +66,20 @@ fn spec(small: bool) -> LabSpec {
     let site = |name: &str, vm: &str| {
         let system = DiskSpec::new(format!("{vm} system"), 128 * MIB, Content::FileSystem { bytes: 24 * MIB });
         let data = DiskSpec::new(format!("{vm} data"), 64 * MIB, Content::Generated { bytes: 10 * MIB });
-        PoolSpec::new(name, vec![VmSpec::new(vm, vec![system, data])])
+        PoolSpec::new(name, vec![VmSpec::new(vm, vec![system, data])]).varied()
     };
-    LabSpec { pools: vec![site("paris", "web-01"), site("lyon", "files-01")], seed: 7 }
+    let till = DiskSpec::new("till-01 system", 32 * MIB, Content::Generated { bytes: 4 * MIB });
+    let mut annecy = PoolSpec::new("annecy", vec![VmSpec::new("till-01", vec![till])]).varied();
+    annecy.storage[0] = SrSpec::new("annecy NAS", "nfs", 120 << 30);
+    annecy.host_memory = 16 << 30;
+    LabSpec { pools: vec![site("paris", "web-01"), site("lyon", "files-01"), annecy], seed: 7 }
+}
+
+/// Sites without a proxy, and the one whose proxy has their pool: from there one is deployed into them.
+const WITHOUT_PROXY: &[(&str, &str)] = &[("annecy", "paris")];
+
+fn lent_to(pool: &PoolHandle) -> Option<&'static str> {
+    WITHOUT_PROXY.iter().find(|(without, _)| *without == pool.name()).map(|(_, lender)| *lender)
 }
 
 /// MiB a second and connection in front of a person: a real site's line, on which a small disk still takes some seconds.
@@ -139,8 +150,12 @@ impl Running {
         for pool in lab.pools() {
             manner.set(pool);
             pool.set_guests(Arc::clone(&guests) as Arc<dyn lab::Guests>);
+        }
+        for pool in lab.pools().iter().filter(|pool| lent_to(pool).is_none()) {
             output::aside(&format!("starting proxy {}…", pool.name()));
-            let mut starting = std::pin::pin!(Site::start(&dir, &setup, pool));
+            let others = lab.pools().iter().filter(|other| lent_to(other) == Some(pool.name()));
+            let pools: Vec<&PoolHandle> = std::iter::once(pool).chain(others).collect();
+            let mut starting = std::pin::pin!(Site::start(&dir, &setup, &pools));
             let started = tokio::select! {
                 started = &mut starting => started,
                 // A daemon that has begun is asked to end, not cut off: it may be writing.

@@ -28,7 +28,7 @@ const READY: Duration = Duration::from_secs(60);
 /// For a daemon to end by itself: it gives its workers 30 s, and then buries them.
 const END: Duration = Duration::from_secs(40);
 /// Before a daemon that died is started again.
-const PAUSE: Duration = Duration::from_millis(500);
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
 
 /// A site.
 pub(super) struct Site {
@@ -77,8 +77,10 @@ pub(super) fn find_program() -> Result<PathBuf, Failure> {
 
 impl Site {
     /// Starts the daemon of a pool's site, and tells it its pool and its remote if it does not know them.
-    pub async fn start(lab: &Path, setup: &Setup, pool: &PoolHandle) -> Result<Self, Failure> {
-        let name = pool.name().to_owned();
+    /// The first pool is its own; the others are those of sites without a proxy.
+    pub async fn start(lab: &Path, setup: &Setup, pools: &[&PoolHandle]) -> Result<Self, Failure> {
+        let Some(own) = pools.first() else { return Err(Failure::failed("LAB", "a site needs a pool")) };
+        let name = own.name().to_owned();
         let folder: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
         let dir = lab.join("sites").join(&folder);
         private_dir(&dir)?;
@@ -98,11 +100,14 @@ impl Site {
         let url = format!("file://{}", path.display());
         let remote = inventory::Remote { proxy: name.clone(), name: format!("{name}-backups"), url, path };
         let site = Self { setup: setup.clone(), dir, proxy, remote, child };
-        site.introduce(pool).await?;
+        for pool in pools {
+            site.introduce(pool).await?;
+        }
+        site.introduce_remote().await?;
         Ok(site)
     }
 
-    /// Tells the daemon of its pool and its remote, through the door that everybody uses.
+    /// Tells the daemon of a pool, through the door that everybody uses.
     async fn introduce(&self, pool: &PoolHandle) -> Result<(), Failure> {
         let client = self.proxy.client()?;
         let wanted = pool_params(pool);
@@ -117,6 +122,12 @@ impl Site {
                 client.call::<PoolAdd>(&wanted).await?;
             }
         }
+        Ok(())
+    }
+
+    /// Tells the daemon of its remote.
+    async fn introduce_remote(&self) -> Result<(), Failure> {
+        let client = self.proxy.client()?;
         let known = client.call::<RemoteList>(&NoParams {}).await?;
         if !known.iter().any(|known| known.name == self.remote.name) {
             let params = RemoteAddParams { name: self.remote.name.clone(), url: self.remote.url.clone() };
@@ -150,13 +161,13 @@ impl Site {
     }
 
     /// Asks the daemon to end, and makes it.
-    pub async fn stop(self) {
-        end(&format!("proxy {}", self.proxy.name), self.child).await;
+    pub async fn stop(mut self) {
+        end(&format!("proxy {}", self.proxy.name), &mut self.child).await;
     }
 }
 
 /// Asks a daemon to end, and makes it.
-pub(super) async fn end(name: &str, mut child: Child) {
+pub(super) async fn end(name: &str, child: &mut Child) {
     if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id as i32)) {
         let _ = kill_process(pid, Signal::TERM);
     }
@@ -197,10 +208,11 @@ async fn launch(setup: &Setup, dir: &Path, name: &str, port: u16) -> Result<(Chi
         write_private(&file, &config(setup, name, port).to_string()).map_err(|error| Failure::file("write", &file, &error))
     };
     write(port)?;
-    let (child, ready) = run(&setup.program, &file, dir, name).await?;
+    let mut started = spawn(&setup.program, &file, dir)?;
+    let ready = started.ready(name).await?;
     // The program that it is upgraded to is to be found where this one is.
     write(ready.address.port())?;
-    Ok((child, ready))
+    Ok((started.child, ready))
 }
 
 fn config(setup: &Setup, name: &str, port: u16) -> toml::Table {
@@ -221,8 +233,16 @@ fn config(setup: &Setup, name: &str, port: u16) -> toml::Table {
     config
 }
 
-/// Starts the daemon on a configuration, its log in `dir`, and waits until it answers.
-pub(super) async fn run(program: &Path, file: &Path, dir: &Path, name: &str) -> Result<(Child, Ready), Failure> {
+/// A daemon that has been started.
+pub(super) struct Started {
+    pub(super) child: Child,
+    log: PathBuf,
+    /// Where in the log it begins.
+    begin: u64,
+}
+
+/// Starts the daemon on a configuration, its log in `dir`.
+pub(super) fn spawn(program: &Path, file: &Path, dir: &Path) -> Result<Started, Failure> {
     let log_path = dir.join("backhauld.log");
     let log = fs::File::options().create(true).append(true).mode(0o600).open(&log_path);
     let mut log = log.map_err(|error| Failure::file("open", &log_path, &error))?;
@@ -241,19 +261,28 @@ pub(super) async fn run(program: &Path, file: &Path, dir: &Path, name: &str) -> 
         .process_group(0)
         .kill_on_drop(true)
         .spawn();
-    let mut child = spawned.map_err(|error| Failure::file("run", program, &error))?;
-    let Some(stdout) = child.stdout.take() else { return Err(Failure::failed("LAB", "the daemon has no standard output")) };
-    match tokio::time::timeout(READY, ready(stdout)).await {
-        Ok(Some(ready)) => Ok((child, ready)),
-        outcome => {
-            let _ = child.kill().await;
-            let how = if outcome.is_err() { "says nothing" } else { "ended at once" };
-            let text = fs::read(&log_path).unwrap_or_default();
-            let tail = String::from_utf8_lossy(text.get(begin as usize..).unwrap_or_default()).trim().to_owned();
-            let mut report = api::ErrorReport::new("NO_DAEMON", format!("the daemon of site {name} {how}"));
-            report.causes.extend((!tail.is_empty()).then_some(tail));
-            let report = report.with_next(format!("see {}", log_path.display()));
-            Err(Failure { exit: crate::commands::Exit::Failed, report: Some(report) })
+    let child = spawned.map_err(|error| Failure::file("run", program, &error))?;
+    Ok(Started { child, log: log_path, begin })
+}
+
+impl Started {
+    /// Waits until it answers; one that does not is ended. `name` is for messages.
+    pub(super) async fn ready(&mut self, name: &str) -> Result<Ready, Failure> {
+        let Some(stdout) = self.child.stdout.take() else {
+            return Err(Failure::failed("LAB", "the daemon has no standard output"));
+        };
+        match tokio::time::timeout(READY, ready(stdout)).await {
+            Ok(Some(ready)) => Ok(ready),
+            outcome => {
+                let _ = self.child.kill().await;
+                let how = if outcome.is_err() { "says nothing" } else { "ended at once" };
+                let text = fs::read(&self.log).unwrap_or_default();
+                let tail = String::from_utf8_lossy(text.get(self.begin as usize..).unwrap_or_default()).trim().to_owned();
+                let mut report = api::ErrorReport::new("NO_DAEMON", format!("the daemon of {name} {how}"));
+                report.causes.extend((!tail.is_empty()).then_some(tail));
+                let report = report.with_next(format!("see {}", self.log.display()));
+                Err(Failure { exit: crate::commands::Exit::Failed, report: Some(report) })
+            }
         }
     }
 }

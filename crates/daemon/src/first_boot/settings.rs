@@ -7,7 +7,7 @@ use api::AddressSpec;
 use engine::plan::Secret;
 use signed::{KeyError, PublicKey};
 
-use crate::config::{Token, check_http_proxy};
+use crate::config::{Token, check_http_proxy, check_plain};
 
 pub(super) const TOKEN: &str = "backhaul/token";
 pub(super) const XO_TOKEN: &str = "xo-proxy-authenticationToken";
@@ -192,10 +192,7 @@ impl Settings {
 }
 
 fn plain(text: &str) -> Result<String, String> {
-    if text.chars().count() > 200 || text.chars().any(char::is_control) {
-        return Err("expected 1 to 200 characters without control characters".to_owned());
-    }
-    Ok(text.to_owned())
+    check_plain(text).map(|()| text.to_owned()).map_err(str::to_owned)
 }
 
 fn login_hash(text: &str) -> Result<Login, String> {

@@ -26,8 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const FAREWELL: Duration = Duration::from_secs(3);
 
 /// Accepts connections until told to stop; returns when the last has gone, or was given up.
-pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, daemon: Arc<Daemon>, stop: CancellationToken) {
-    let acceptor = TlsAcceptor::from(tls);
+pub async fn serve(listener: TcpListener, daemon: Arc<Daemon>, stop: CancellationToken) {
     let room = Arc::new(Semaphore::new(daemon.config.limits.connections));
     let connections = TaskTracker::new();
     loop {
@@ -42,7 +41,9 @@ pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, daemon
         };
         match accepted {
             Ok((stream, peer)) => {
-                let (acceptor, daemon, stop) = (acceptor.clone(), Arc::clone(&daemon), stop.clone());
+                // The certificate of now: it may have been renewed since the last connection.
+                let acceptor = TlsAcceptor::from(daemon.certificates.server());
+                let (daemon, stop) = (Arc::clone(&daemon), stop.clone());
                 connections.spawn(async move {
                     if let Err(error) = converse(stream, acceptor, daemon, stop).await {
                         tracing::debug!(%peer, error = &*error, "connection ended");

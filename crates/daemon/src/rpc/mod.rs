@@ -87,6 +87,7 @@ handlers! {
     scalar DeployStart => deploy::start;
     scalar DeployedList => deploy::list;
     scalar DeployClaim => deploy::claim;
+    scalar DeployAdopt => deploy::adopt;
     scalar Redeploy => deploy::redeploy;
     scalar DeployReconfigure => deploy::reconfigure;
     scalar DeployDestroy => deploy::destroy;

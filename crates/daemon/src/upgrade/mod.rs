@@ -198,6 +198,9 @@ impl Upgrades {
     pub async fn confirmed(&self, daemon: &Daemon) {
         if self.on_probation.swap(false, Ordering::Relaxed) {
             self.take_up(&daemon.store, &daemon.journal, daemon.now()).await;
+            if let Err(error) = daemon.tokens.take_back().await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the launcher's token counts until its time is over");
+            }
             daemon.runs.drain(false);
             daemon.news.moved();
         }

@@ -16,10 +16,11 @@ use crate::daemon::Daemon;
 use crate::fault::{self, Fault};
 use crate::journal::JournalError;
 use crate::store::NewRun;
-use engine::plan::Secret;
 
 /// Wait for running transfers unless told otherwise, seconds.
 const WAIT: u64 = 3600;
+/// How long the launcher's token counts at most, seconds.
+const LOAN: i64 = 3600;
 /// Between two looks at what still runs; news of a run comes sooner.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -166,9 +167,9 @@ impl Upgrading {
     async fn hand_over(&mut self) -> Result<(), Fault> {
         let daemon = Arc::clone(&self.daemon);
         let expected = Expected {
-            token: Secret::new(daemon.token.secret()),
-            id: daemon.id.clone(),
-            fingerprint: daemon.fingerprint.to_string(),
+            token: daemon.tokens.lend(LOAN, daemon.now()).await?,
+            id: daemon.id(),
+            fingerprint: daemon.fingerprint().to_string(),
             pools: daemon.pools.ids(),
             remotes: daemon.store.remotes().await?.into_iter().map(|remote| remote.id).collect(),
             jobs: daemon.store.jobs().await?.into_iter().map(|job| job.id).collect(),

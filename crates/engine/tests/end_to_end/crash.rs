@@ -7,7 +7,7 @@ use engine::plan::Work;
 
 use crate::site::{DIRECTORIES, FILES, Site, open_intents};
 
-const AS_WORKER: [&str; 4] = ["--ignored", "--exact", "crash::the_worker_process", "--nocapture"];
+pub const AS_WORKER: [&str; 4] = ["--ignored", "--exact", "crash::the_worker_process", "--nocapture"];
 
 #[test]
 #[ignore = "not a test: the process that is killed"]

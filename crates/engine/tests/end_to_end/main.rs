@@ -2,6 +2,11 @@
 
 mod backup;
 mod crash;
+mod deploy;
+mod deploy_calls;
+mod deploy_kills;
 mod fault;
+mod fleet;
+mod guests;
 mod restore;
 mod site;

@@ -9,6 +9,7 @@
 //! | `lab.mutate` | name or UUID of a VM, percent of the blocks of each disk | bytes changed, by disk |
 //! | `lab.write_rate` | bytes a second that each running VM writes | nothing |
 //! | `lab.vms` | | `[{"uuid", "name", "power_state", "disks": [{"vdi", "name", "path", "bytes"}]}]` |
+//! | `lab.dump` | | all records, to be compared with those of another time: a [`crate::Dump`] |
 //! | `lab.drop_sessions` | | nothing: all sessions end |
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::Args;
+use crate::dump::Dump;
 use crate::failure::{Answer, Failure};
 use crate::fault::FaultSpec;
 use crate::inventory;
@@ -73,6 +75,11 @@ pub(super) async fn call(pool: &Arc<Pool>, method: &str, mut params: Vec<Value>)
         "vms" => {
             args.exactly(0)?;
             serde_json::to_value(inventory::vms(pool)).map_err(|error| Failure::internal(error.to_string()))
+        }
+        "dump" => {
+            args.exactly(0)?;
+            let dump = pool.db.with(|store| Dump::of(store));
+            serde_json::to_value(dump).map_err(|error| Failure::internal(error.to_string()))
         }
         "drop_sessions" => {
             args.exactly(0)?;

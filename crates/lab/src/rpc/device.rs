@@ -74,7 +74,7 @@ pub(super) fn call(context: &Context<'_>, class: &str, method: &str, args: &Args
         }),
         ("VTPM", _) => return vtpm(context, method, args),
         ("SR", "scan" | "update") => args.exactly(1).and_then(|()| scan(context, args.text(0)?)),
-        ("SR", "get_supported_types") => args.exactly(0).map(|()| json!(["ext", "iso"])),
+        ("SR", "get_supported_types") => args.exactly(0).map(|()| json!(["ext", "iso", "lvmoiscsi", "nfs"])),
         ("host", "get_servertime") => args.exactly(1).map(|()| record::now().into()),
         ("host", "get_API_version") => args.exactly(1).map(|()| "2.21".into()),
         ("pool", "sync_database") => args.exactly(0).map(|()| "".into()),
@@ -220,22 +220,17 @@ fn vtpm(context: &Context<'_>, method: &str, args: &Args<'_>) -> Option<Answer> 
     })
 }
 
-/// Brings the sizes of a storage repository and its disks up to date.
+/// Brings the sizes of the disks of a storage repository up to date; its own follow from them.
 fn scan(context: &Context<'_>, sr: &str) -> Answer {
     let vdis = context.pool.db.with(|store| store.refs("SR", sr, "VDIs"))?;
     let used: Vec<_> = vdis.into_iter().map(|vdi| (used_bytes(context.pool, &vdi), vdi)).collect();
     context.pool.db.with(|store| {
-        let (mut physical, mut allocated) = (0, 0);
         for (bytes, vdi) in used {
             // A disk destroyed since is no concern of the scan.
             if store.has("VDI", &vdi) {
-                physical += bytes;
-                allocated += store.get("VDI", &vdi)?["virtual_size"].as_u64().unwrap_or(0);
                 store.set("VDI", &vdi, "physical_utilisation", bytes)?;
             }
         }
-        store.set("SR", sr, "physical_utilisation", physical)?;
-        store.set("SR", sr, "virtual_allocation", allocated)?;
         Ok("".into())
     })
 }

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::power::guest_reports;
 use crate::failure::Failure;
+use crate::fault::Fault;
 use crate::guests::{APPLIANCE, Boot, Guests, Report};
 use crate::pool::Pool;
 use crate::record::NULL;
@@ -18,6 +19,8 @@ const DATA: &str = "vm-data/";
 
 /// A guest that was started, until its machine is switched off.
 pub(crate) struct Booted {
+    /// The domain that it was started in.
+    domain: i64,
     /// Ends the wait for its report.
     stop: CancellationToken,
     /// Nobody waits for it any more.
@@ -35,32 +38,53 @@ fn runner(pool: &Pool, vm: &str) -> Option<(Arc<dyn Guests>, String)> {
 }
 
 /// Starts the guest of a machine that runs now; `false` when it is not an appliance's or nobody runs guests. One that
-/// was started already goes on.
+/// was started already goes on; one whose machine was switched off meanwhile is not started.
 pub(super) fn boot(pool: &Arc<Pool>, vm: &str) -> bool {
     let Some((guests, _)) = runner(pool, vm) else { return false };
-    let Ok((machine, domain)) = pool.db.with(|store| describe(store, vm)) else { return false };
     let (stop, ended) = (pool.stop.child_token(), CancellationToken::new());
     let mut booted = pool.booted.lock().unwrap_or_else(PoisonError::into_inner);
-    if booted.contains_key(vm) {
+    // Looked at under the lock: whoever switches the machine off looks for its guest under the same one, afterwards.
+    let Ok((machine, domain)) = pool.db.with(|store| describe(store, vm)) else { return false };
+    if domain < 0 || booted.contains_key(vm) {
         return true;
     }
-    booted.insert(vm.to_owned(), Booted { stop: stop.clone(), ended: ended.clone() });
+    booted.insert(vm.to_owned(), Booted { domain, stop: stop.clone(), ended: ended.clone() });
     drop(booted);
     let (late, vm) = (Arc::clone(pool), vm.to_owned());
     pool.runtime.spawn(pool.tracker.track_future(async move {
         let _ended = ended.drop_guard();
-        let uuid = machine.vm.clone();
+        let (uuid, told) = (machine.vm.clone(), machine.data.clone());
         let report = tokio::select! {
             report = guests.boot(machine) => report,
             () = stop.cancelled() => return,
         };
         match report {
             // The machine may be gone or off again by now.
-            Ok(report) => drop(late.db.with(|store| reported(store, &vm, domain, report))),
+            Ok(report) => {
+                if let Some(report) = falsified(&late, report, told) {
+                    drop(late.db.with(|store| reported(store, &vm, domain, report)));
+                }
+            }
             Err(error) => tracing::warn!(pool = late.identity.name, vm = uuid, error, "a guest does not come up"),
         }
     }));
     true
+}
+
+/// What the pool hears of a report, by the faults that are on.
+fn falsified(pool: &Pool, mut report: Report, told: BTreeMap<String, String>) -> Option<Report> {
+    if pool.faults.hits(&Fault::GuestNeverReports) {
+        return None;
+    }
+    if pool.faults.hits(&Fault::DaemonNeverAnswers) {
+        report.data = told;
+    }
+    let other = pool.faults.strike(|fault| match fault {
+        Fault::GuestReportsOtherAddress { address } => Some(*address),
+        _ => None,
+    });
+    report.address = other.or(report.address);
+    Some(report)
 }
 
 /// Starts the guests of all machines that run without one: those that ran when the lab was closed.
@@ -79,6 +103,21 @@ pub(crate) fn boot_all(pool: &Arc<Pool>) {
 /// Stops the guest of a machine before the machine itself stops, and waits until it has. Blocks.
 pub(super) fn halt(pool: &Pool, vm: &str, clean: bool) {
     let booted = pool.booted.lock().unwrap_or_else(PoisonError::into_inner).remove(vm);
+    stop(pool, vm, booted, clean);
+}
+
+/// Stops a guest that was started while its machine was being switched off: to be asked once the machine is off. Blocks.
+pub(super) fn halt_stale(pool: &Pool, vm: &str) {
+    let mut booted = pool.booted.lock().unwrap_or_else(PoisonError::into_inner);
+    let domain = pool.db.with(|store| store.get("VM", vm).ok().and_then(|vm| vm["domid"].as_i64())).unwrap_or(-1);
+    let stale = booted.get(vm).is_some_and(|booted| booted.domain != domain).then(|| booted.remove(vm)).flatten();
+    drop(booted);
+    if stale.is_some() {
+        stop(pool, vm, stale, false);
+    }
+}
+
+fn stop(pool: &Pool, vm: &str, booted: Option<Booted>, clean: bool) {
     let Some((guests, uuid)) = runner(pool, vm) else { return };
     wait(pool, async move {
         if let Some(booted) = booted {

@@ -73,10 +73,24 @@ impl<'a> Name<'a> {
 }
 
 /// Answers one call to the host at position `host`.
-pub(crate) async fn call(pool: &Arc<Pool>, host: usize, full: &str, mut params: Vec<Value>) -> Answer {
+pub(crate) async fn call(pool: &Arc<Pool>, host: usize, full: &str, params: Vec<Value>) -> Answer {
     if let Some(method) = full.strip_prefix("lab.") {
         return admin::call(pool, method, params).await;
     }
+    unless_faulty(pool, full, answer(pool, host, full, params)).await
+}
+
+/// Makes a call, unless it is one that is to fail; its answer, unless that is to be lost.
+async fn unless_faulty(pool: &Pool, name: &str, call: impl Future<Output = Answer>) -> Answer {
+    let fault = pool.note_call(name);
+    if let Some(fault) = fault.as_ref().filter(|fault| !fault.done) {
+        return Err(fault.failure(name));
+    }
+    let answer = call.await?;
+    fault.map_or(Ok(answer), |fault| Err(fault.failure(name)))
+}
+
+async fn answer(pool: &Arc<Pool>, host: usize, full: &str, mut params: Vec<Value>) -> Answer {
     let Some(name) = Name::parse(full) else { return Err(Failure::unknown_method(full)) };
     if let Some(answer) = session::without_session(pool, host, &name, &params) {
         return answer;
@@ -125,7 +139,9 @@ fn start(pool: &Arc<Pool>, session: String, full: &str, params: Vec<Value>) -> S
     let reference = task.reference().to_owned();
     let (runner, full) = (Arc::clone(pool), full.to_owned());
     pool.tracker.spawn(async move {
-        let answer = run(runner, session, full, params).await;
+        let work = run(Arc::clone(&runner), session, full.clone(), params);
+        let name = full.strip_prefix("Async.").unwrap_or(&full);
+        let answer = unless_faulty(&runner, name, work).await;
         task.settle(answer.map(|value| xmlrpc::fragment(&value)));
     });
     reference

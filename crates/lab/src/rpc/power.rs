@@ -11,6 +11,7 @@ use crate::failure::{Answer, Failure};
 use crate::pool::Pool;
 use crate::record::{self, NULL};
 use crate::store::Store;
+use crate::tally;
 
 /// How long a guest takes until its agent reports.
 const BOOT: Duration = Duration::from_millis(300);
@@ -18,8 +19,8 @@ const BOOT: Duration = Duration::from_millis(300);
 /// Methods that change the power state.
 pub(super) fn call(context: &Context<'_>, method: &str, args: &Args<'_>) -> Option<Answer> {
     Some(match method {
-        "start" => args.exactly(3).and_then(|()| start(context, args.text(0)?, args.flag(1)?)),
-        "start_on" => args.exactly(4).and_then(|()| start(context, args.text(0)?, args.flag(2)?)),
+        "start" => args.exactly(3).and_then(|()| start(context, args.text(0)?, args.flag(1)?, None)),
+        "start_on" => args.exactly(4).and_then(|()| start(context, args.text(0)?, args.flag(2)?, Some(args.text(1)?))),
         "resume" => args.exactly(3).and_then(|()| resume(context, args.text(0)?, args.flag(1)?)),
         "clean_shutdown" | "shutdown" => {
             args.exactly(1).and_then(|()| stop(context, args.text(0)?, "clean_shutdown", &["Running"]))
@@ -40,7 +41,7 @@ pub(super) fn call(context: &Context<'_>, method: &str, args: &Args<'_>) -> Opti
     })
 }
 
-fn start(context: &Context<'_>, vm: &str, paused: bool) -> Answer {
+fn start(context: &Context<'_>, vm: &str, paused: bool, on: Option<&str>) -> Answer {
     let pool = context.pool;
     pool.db.with(|store| {
         check_not_blocked(store, vm, "start")?;
@@ -51,12 +52,22 @@ fn start(context: &Context<'_>, vm: &str, paused: bool) -> Answer {
         for (_, vdi) in disks(store, vm)? {
             vdi::check_not_attached(store, &vdi, "attach", None)?;
         }
-        switch_on(store, pool.master(), vm, paused)
+        let host = host_for(store, pool, vm, on)?;
+        switch_on(store, &host, vm, paused)
     })?;
     if !paused {
         come_up(pool, vm);
     }
     Ok("".into())
+}
+
+/// The host wanted, or the first of all, if the machine's memory is free there.
+fn host_for(store: &Store, pool: &Pool, vm: &str, on: Option<&str>) -> Result<String, Failure> {
+    let memory = store.get("VM", vm)?["memory_static_max"].as_u64().unwrap_or(0);
+    match on {
+        Some(host) => tally::host_with_room(store, &[host.to_owned()], memory),
+        None => tally::host_with_room(store, &pool.identity.hosts, memory),
+    }
 }
 
 /// What runs inside a machine that was switched on comes up: an appliance's guest by whoever runs it, else an agent.
@@ -163,6 +174,7 @@ fn stop(context: &Context<'_>, vm: &str, operation: &str, states: &[&str]) -> An
         store.remove("VDI", &memory);
         Ok::<_, Failure>(memory)
     })?;
+    guest::halt_stale(pool, vm);
     pool.shelf.remove(&memory)?;
     Ok("".into())
 }
@@ -188,6 +200,7 @@ fn reboot(context: &Context<'_>, vm: &str, operation: &str, states: &[&str]) -> 
         // Whoever watches the machine sees by the number that it is another domain.
         store.set("VM", vm, "domid", domain)
     })?;
+    guest::halt_stale(pool, vm);
     come_up(pool, vm);
     Ok("".into())
 }
@@ -204,9 +217,10 @@ fn suspend(context: &Context<'_>, vm: &str) -> Answer {
     guest::halt(pool, vm, false);
     pool.db.with(|store| {
         switch_off(store, vm, "Suspended")?;
-        store.set("VM", vm, "suspend_VDI", memory)?;
-        Ok("".into())
-    })
+        store.set("VM", vm, "suspend_VDI", memory)
+    })?;
+    guest::halt_stale(pool, vm);
+    Ok("".into())
 }
 
 fn resume(context: &Context<'_>, vm: &str, paused: bool) -> Answer {
@@ -215,8 +229,9 @@ fn resume(context: &Context<'_>, vm: &str, paused: bool) -> Answer {
         check_not_blocked(store, vm, "resume")?;
         check_power(store, vm, &["Suspended"])?;
         let memory = store.text("VM", vm, "suspend_VDI")?;
+        let host = host_for(store, pool, vm, None)?;
         store.set("VM", vm, "suspend_VDI", NULL)?;
-        switch_on(store, pool.master(), vm, paused)?;
+        switch_on(store, &host, vm, paused)?;
         store.remove("VDI", &memory);
         Ok::<_, Failure>(memory)
     })?;

@@ -16,6 +16,7 @@ use crate::fault::Fault;
 use crate::pool::Pool;
 use crate::record::{self, NULL};
 use crate::store::Store;
+use crate::tally;
 
 /// VHD-based storage keeps whole blocks of 2 MiB.
 const GRAIN: u64 = 2 << 20;
@@ -105,13 +106,27 @@ fn create(context: &Context<'_>, given: &Map<String, Value>) -> Answer {
 pub(crate) fn create_disk(pool: &Pool, mut fields: Value) -> Result<String, Failure> {
     let id = Uuid::new_v4();
     let reference = format!("OpaqueRef:{}", Uuid::new_v4());
-    let image = pool.shelf.create(id, fields["virtual_size"].as_u64().unwrap_or(0))?;
+    let bytes = fields["virtual_size"].as_u64().unwrap_or(0);
+    let sr = fields["SR"].as_str().unwrap_or(NULL).to_owned();
+    pool.db.with(|store| tally::check_room(store, &sr, bytes))?;
+    let image = pool.shelf.create(id, bytes)?;
     pool.shelf.put(&reference, id, image);
     fields["uuid"] = id.to_string().into();
     fields["location"] = id.to_string().into();
     fields["allowed_operations"] = operations(false);
-    pool.db.with(|store| store.insert("VDI", &reference, fields));
-    Ok(reference)
+    let inserted = pool.db.with(|store| {
+        // Somebody else may have been faster.
+        tally::check_room(store, &sr, bytes)?;
+        store.insert("VDI", &reference, fields);
+        Ok(())
+    });
+    match inserted {
+        Ok(()) => Ok(reference),
+        Err(failure) => {
+            pool.shelf.remove(&reference)?;
+            Err(failure)
+        }
+    }
 }
 
 fn operations(snapshot: bool) -> Value {
@@ -197,6 +212,11 @@ fn resize(context: &Context<'_>, vdi: &str, bytes: i64) -> Answer {
     if bytes < image.size() {
         return Err(Failure::new("SR_BACKEND_FAILURE_79", ["", "VDI Invalid size [opterr=shrinking not allowed]", ""]));
     }
+    pool.db.with(|store| {
+        let sr = store.text("VDI", vdi, "SR")?;
+        // Thin storage promises more than it has.
+        if tally::is_thick(store.get("SR", &sr)?) { tally::check_room(store, &sr, bytes - image.size()) } else { Ok(()) }
+    })?;
     image.resize(bytes)?;
     pool.db.with(|store| store.set("VDI", vdi, "virtual_size", bytes))?;
     Ok("".into())

@@ -17,8 +17,8 @@ use crate::http::{Body, Connection, HttpError};
 use crate::pool::{Plug, Pool};
 use crate::record::{self, NULL};
 use crate::rpc::{self, Task};
-use crate::store::Store;
-use crate::xmlrpc;
+use crate::store::{Record, Store};
+use crate::{tally, xmlrpc};
 
 /// How long an import waits for its disk to be detached.
 const DETACH: Duration = Duration::from_secs(4);
@@ -47,8 +47,8 @@ pub(super) async fn machine(
     // The answer goes before the body: this is how a client learns that it is not redirected.
     begin(&mut connection, &task).await?;
     let keep = transfer.request.parameter("restore").as_deref() == Some("true");
-    let mut import =
-        MachineImport { pool: Arc::clone(transfer.pool), sr, keep, task: task.reference().to_owned(), made: Made::default() };
+    let (pool, task_name) = (Arc::clone(transfer.pool), task.reference().to_owned());
+    let mut import = MachineImport { pool, sr, keep, task: task_name, room: 0, made: Made::default() };
     let cut_at = cut_point(transfer.pool);
     let mut body = connection.body(length).cut_at(cut_at).reporting_to(&task);
     let outcome = tokio::select! {
@@ -85,7 +85,9 @@ pub(super) async fn disk(
         task.settle(Err(Failure::internal(format!("unknown format {format}"))));
         return refuse(transfer, connection, 404, "unknown format").await;
     }
-    let (vdi, image, plug) = match open_disk(transfer, length).await {
+    // A VHD holds hardly more than what it writes.
+    let room = if format == "vhd" { length } else { 0 };
+    let (vdi, image, plug) = match open_disk(transfer, length, room).await {
         Ok(opened) => opened,
         Err(failure) => return transfer.fail(connection, task, failure).await,
     };
@@ -117,7 +119,7 @@ pub(super) async fn disk(
     Ok(None)
 }
 
-async fn open_disk(transfer: &Transfer<'_>, length: u64) -> Result<(String, Arc<Image>, Plug), Failure> {
+async fn open_disk(transfer: &Transfer<'_>, length: u64, room: u64) -> Result<(String, Arc<Image>, Plug), Failure> {
     let pool = transfer.pool;
     let vdi = match (transfer.object("VDI", "vdi")?, transfer.object("SR", "sr_id")?) {
         (Some(vdi), _) => vdi,
@@ -131,7 +133,9 @@ async fn open_disk(transfer: &Transfer<'_>, length: u64) -> Result<(String, Arc<
         if store.flag("VDI", &vdi, "is_a_snapshot")? || store.flag("VDI", &vdi, "read_only")? {
             return Err(Failure::new("VDI_READONLY", [vdi.as_str()]));
         }
-        Ok(())
+        let sr = store.text("VDI", &vdi, "SR")?;
+        let thick = tally::is_thick(store.get("SR", &sr)?);
+        if !thick && tally::free(store, &sr)? < room { Err(tally::no_room()) } else { Ok(()) }
     })?;
     detached(pool, &vdi).await?;
     let (image, _) = pool.shelf.find(&vdi)?;
@@ -222,6 +226,8 @@ struct MachineImport {
     /// Whether UUIDs and hardware addresses are kept.
     keep: bool,
     task: String,
+    /// Bytes that the storage still takes, if it is thin.
+    room: u64,
     made: Made,
 }
 
@@ -238,6 +244,7 @@ impl MachineImport {
                         return Err(Failure::new("IMPORT_ERROR_UNEXPECTED_FILE", ["", &chunk.disk]));
                     };
                     let image = Arc::clone(image);
+                    self.room = self.room.checked_sub(chunk.data.len() as u64).ok_or_else(tally::no_room)?;
                     tokio::task::spawn_blocking(move || image.write_at(chunk.offset, &chunk.data))
                         .await
                         .map_err(|error| Failure::internal(error.to_string()))??;
@@ -278,7 +285,11 @@ impl MachineImport {
             references.insert(object.id.clone(), vdi);
         }
         let pool = Arc::clone(&self.pool);
-        pool.db.with(|store| self.make_records(store, &objects, &mut references))?;
+        pool.db.with(|store| {
+            let thick = tally::is_thick(store.get("SR", &self.sr)?);
+            self.room = if thick { u64::MAX } else { tally::free(store, &self.sr)? };
+            self.make_records(store, &objects, &mut references)
+        })?;
         Ok(disks)
     }
 
@@ -373,15 +384,16 @@ impl MachineImport {
     }
 }
 
-/// The network of an archive in this pool: the same, one of that name, or any.
+/// The network of an archive in this pool: the same, one of that name, the one that management runs over, or any; always the
+/// same one of several.
 fn find_network(store: &Store, wanted: &Map<String, Value>) -> String {
-    let same = |field: &str| {
-        store.all("network").find(|(_, network)| network.get(field) == wanted.get(field)).map(|(found, _)| found.to_owned())
+    let management = |network: &str| store.all("PIF").any(|(_, pif)| pif["management"] == true && pif["network"] == network);
+    let rank = |(reference, network): &(&str, &Record)| {
+        let same = |field: &str| network.get(field) == wanted.get(field);
+        let name = network["name_label"].as_str().unwrap_or_default().to_owned();
+        (!same("uuid"), !same("name_label"), !management(reference), name, (*reference).to_owned())
     };
-    same("uuid")
-        .or_else(|| same("name_label"))
-        .or_else(|| store.all("network").next().map(|(found, _)| found.to_owned()))
-        .unwrap_or_else(|| NULL.to_owned())
+    store.all("network").min_by_key(rank).map_or_else(|| NULL.to_owned(), |(found, _)| found.to_owned())
 }
 
 fn import_error(error: &xva::XvaError) -> Failure {
@@ -397,4 +409,24 @@ fn import_error(error: &xva::XvaError) -> Failure {
         _ => "IMPORT_ERROR",
     };
     if code == "IMPORT_ERROR" { Failure::new(code, [message]) } else { Failure::new(code, [""; 0]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_networks_it_is_always_the_same_that_an_archive_joins() {
+        let mut store = Store::new();
+        let mut networks: Vec<String> = (0..8).map(|n| store.create("network", json!({ "name_label": format!("n{n}") }))).collect();
+        let twin = store.create("network", json!({ "name_label": "n5" }));
+        store.create("PIF", json!({ "network": networks[3], "management": true }));
+        let wanted = |fields: Value| fields.as_object().cloned().unwrap();
+        let uuid = store.text("network", &networks[7], "uuid").unwrap();
+        let find = |fields: Value| find_network(&store, &wanted(fields));
+        assert_eq!(find(json!({ "uuid": uuid, "name_label": "n5" })), networks[7]);
+        assert_eq!(find(json!({ "uuid": "x", "name_label": "elsewhere" })), networks[3]);
+        let named = find(json!({ "uuid": "x", "name_label": "n5" }));
+        assert_eq!(named, networks.remove(5).min(twin));
+    }
 }

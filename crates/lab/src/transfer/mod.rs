@@ -47,6 +47,13 @@ pub(crate) async fn serve(
         transfer.fail_named_task(Failure::new("SESSION_AUTHENTICATION_FAILED", [""; 0]));
         return refuse(&transfer, connection, 401, "a valid session_id is needed").await;
     }
+    let name = format!("{} {handler}", request.method);
+    if let Some(fault) = pool.note_call(&name) {
+        let failure = fault.failure(&name);
+        let reason = failure.to_string();
+        transfer.fail_named_task(failure);
+        return refuse(&transfer, connection, 500, &reason).await;
+    }
     if pool.faults.hits(&Fault::Unavailable) {
         return refuse(&transfer, connection, 503, "the host is busy").await;
     }

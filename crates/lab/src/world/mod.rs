@@ -5,7 +5,9 @@ mod gpt;
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
+use disks::{BlockRead as _, Layer};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -17,6 +19,7 @@ use crate::rpc;
 use crate::shelf::{Place, Shelf};
 use crate::spec::{PoolSpec, VmSpec};
 use crate::store::Store;
+use crate::tally::{self, TAKEN};
 
 use content::Library;
 
@@ -43,7 +46,7 @@ pub(crate) fn build(dir: &Path, spec: &PoolSpec, seed: u64) -> Result<(), LabErr
         world.machine(vm, &ground, &library)?;
     }
     drop(library);
-    world.sum_up(&ground);
+    tally::reckon(&mut world.store);
     let settings = Settings {
         detach_after: spec.detach_after,
         close_after: spec.close_after,
@@ -95,14 +98,24 @@ impl World<'_> {
             "eth0",
             json!({ "name_label": "Pool-wide network associated with eth0", "bridge": "xenbr0", "purpose": purpose }),
         );
-        let sr = self.add(
-            "SR",
-            "local",
-            json!({
-                "name_label": "Local storage", "type": "ext", "content_type": "user", "shared": spec.hosts > 1,
-                "physical_size": spec.sr_bytes, "other_config": { "i18n-key": "local-storage" }
-            }),
-        );
+        let mut networks = vec![network.clone()];
+        for (number, more) in spec.networks.iter().enumerate() {
+            let bridge = if more.wired { format!("xenbr{}", number + 1) } else { format!("xapi{number}") };
+            let added =
+                self.add("network", &format!("network {}", more.name), json!({ "name_label": more.name, "bridge": bridge }));
+            networks.extend(more.wired.then_some(added));
+        }
+        let mut storage = Vec::new();
+        for (number, wanted) in spec.storage.iter().enumerate() {
+            // The first has had that name since there was one only: its UUID follows from it.
+            let name = if number == 0 { "local".to_owned() } else { format!("storage {}", wanted.name) };
+            let fields = json!({
+                "name_label": wanted.name, "type": wanted.kind, "content_type": "user", "shared": spec.hosts > 1,
+                "physical_size": wanted.bytes, "other_config": { TAKEN: wanted.taken.to_string() }
+            });
+            storage.push((self.add("SR", &name, fields), name));
+        }
+        let sr = storage.first().map(|(sr, _)| sr.clone()).unwrap_or_else(|| NULL.to_owned());
         let isos = self.add(
             "SR",
             "isos",
@@ -110,19 +123,22 @@ impl World<'_> {
                 "name_label": "XCP-ng Tools", "type": "iso", "content_type": "iso", "shared": true, "is_tools_sr": true
             }),
         );
-        self.add(
-            "SM",
-            "ext",
-            json!({
-                "name_label": "Local EXT3 VHD", "type": "ext",
-                "capabilities": ["VDI_CREATE", "VDI_DELETE", "VDI_SNAPSHOT", "VDI_CLONE", "VDI_RESIZE", "VDI_CONFIG_CBT"],
-                "features": { "VDI_CREATE": "1", "VDI_DELETE": "1", "VDI_SNAPSHOT": "1", "VDI_CLONE": "1", "VDI_RESIZE": "1", "VDI_CONFIG_CBT": "1" }
-            }),
-        );
+        storage.push((isos, "isos".to_owned()));
+        for (kind, name) in [("ext", "Local EXT3 VHD"), ("nfs", "NFS VHD"), ("lvmoiscsi", "LVHD over iSCSI")] {
+            self.add(
+                "SM",
+                kind,
+                json!({
+                    "name_label": name, "type": kind,
+                    "capabilities": ["VDI_CREATE", "VDI_DELETE", "VDI_SNAPSHOT", "VDI_CLONE", "VDI_RESIZE", "VDI_CONFIG_CBT"],
+                    "features": { "VDI_CREATE": "1", "VDI_DELETE": "1", "VDI_SNAPSHOT": "1", "VDI_CLONE": "1", "VDI_RESIZE": "1", "VDI_CONFIG_CBT": "1" }
+                }),
+            );
+        }
         let (mut hosts, mut domains) = (Vec::new(), Vec::new());
         for index in 0..usize::from(spec.hosts) {
-            let (host, domain) = self.host(index, &network);
-            for (name, sr) in [("local", &sr), ("isos", &isos)] {
+            let (host, domain) = self.host(index, &networks);
+            for (sr, name) in &storage {
                 self.add("PBD", &format!("{name} {index}"), json!({ "SR": sr, "host": host }));
             }
             hosts.push(host);
@@ -137,14 +153,14 @@ impl World<'_> {
         (Ground { sr, network, host }, hosts, domains)
     }
 
-    fn host(&mut self, index: usize, network: &str) -> (String, String) {
+    /// A host with an interface on each of the networks; management runs over the first.
+    fn host(&mut self, index: usize, networks: &[String]) -> (String, String) {
         let label = format!("{}-host-{}", self.spec.name, index + 1);
         let address = Pool::host_address(index);
-        let memory: u64 = 64 << 30;
         let metrics = self.add(
             "host_metrics",
             &label,
-            json!({ "memory_total": memory, "memory_free": memory / 2, "last_updated": record::now() }),
+            json!({ "memory_total": self.spec.host_memory, "last_updated": record::now() }),
         );
         let host = self.add(
             "host",
@@ -158,26 +174,32 @@ impl World<'_> {
                 "cpu_info": { "cpu_count": "8", "socket_count": "1", "vendor": "Simulated" }
             }),
         );
-        let domain_metrics = self.add("VM_metrics", &format!("domain {label}"), json!({ "memory_actual": 2u64 << 30 }));
+        let memory = 2u64 << 30;
+        let domain_metrics = self.add("VM_metrics", &format!("domain {label}"), json!({ "memory_actual": memory }));
         let domain = self.add(
             "VM",
             &format!("domain {label}"),
             json!({
                 "name_label": format!("Control domain on host: {label}"), "is_control_domain": true, "power_state": "Running",
-                "resident_on": host, "domid": 0, "domain_type": "pv", "metrics": domain_metrics
+                "resident_on": host, "domid": 0, "domain_type": "pv", "metrics": domain_metrics, "memory_static_max": memory,
+                "memory_dynamic_max": memory, "memory_dynamic_min": memory
             }),
         );
         let known = self.store.set("host", &host, "control_domain", domain.as_str());
         debug_assert!(known.is_ok());
-        let mac = rpc::mac(&mut self.rng.fork(&label));
-        self.add(
-            "PIF",
-            &label,
-            json!({
-                "network": network, "host": host, "MAC": mac, "IP": address, "netmask": "255.0.0.0", "management": true,
-                "ip_configuration_mode": "Static"
-            }),
-        );
+        for (number, network) in networks.iter().enumerate() {
+            let name = if number == 0 { label.clone() } else { format!("{label} {number}") };
+            let mac = rpc::mac(&mut self.rng.fork(&name));
+            let mut fields = json!({ "network": network, "host": host, "MAC": mac, "device": format!("eth{number}") });
+            if number == 0 {
+                fields["IP"] = address.as_str().into();
+                fields["netmask"] = "255.0.0.0".into();
+                fields["management"] = true.into();
+            } else {
+                fields["ip_configuration_mode"] = "None".into();
+            }
+            self.add("PIF", &name, fields);
+        }
         (host, domain)
     }
 
@@ -224,6 +246,8 @@ impl World<'_> {
             let failed = |source| LabError::Disk { pool: self.spec.name.clone(), source };
             let image = Shelf::new(self.dir.clone()).create(id, bytes).map_err(failed)?;
             content::fill(image.path(), bytes, disk, &spec.name, library, &mut disk_rng)?;
+            let used = disks::View::new(Arc::clone(&image), Layer::Live).and_then(|view| view.allocated()).map_err(failed)?;
+            let used: u64 = used.iter().map(|range| range.end - range.start).sum();
             if spec.cbt {
                 image.enable_cbt().map_err(failed)?;
             }
@@ -234,7 +258,7 @@ impl World<'_> {
                 &reference,
                 json!({
                     "uuid": id.to_string(), "location": id.to_string(), "name_label": disk.name, "SR": ground.sr, "virtual_size": bytes,
-                    "cbt_enabled": spec.cbt
+                    "cbt_enabled": spec.cbt, "physical_utilisation": used
                 }),
             );
             self.places.insert(reference.clone(), Place { image: id, snapshot: None });
@@ -261,12 +285,5 @@ impl World<'_> {
         };
         debug_assert!(switched.is_ok());
         Ok(())
-    }
-
-    /// The sizes of the storage.
-    fn sum_up(&mut self, ground: &Ground) {
-        let sizes: u64 = self.store.all("VDI").filter_map(|(_, vdi)| vdi["virtual_size"].as_u64()).sum();
-        let known = self.store.set("SR", &ground.sr, "virtual_allocation", sizes);
-        debug_assert!(known.is_ok());
     }
 }
