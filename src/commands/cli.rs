@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::bundle::BundleCommand;
 use super::deploy::{DeployArgs, ReconfigureArgs, RedeployArgs};
 use super::doctor::{DoctorArgs, SupportArgs};
 use super::license::LicenseCommand;
 use super::maintain::{CertificateCommand, SetArgs, Switch, TokenCommand};
+use super::upgrade::UpgradeArgs;
 
 /// The console over a fleet of backup proxies; without a command, its screen.
 #[derive(Debug, Parser)]
@@ -88,6 +90,9 @@ pub enum Command {
     /// Licences: issue, import, bind
     #[command(subcommand)]
     License(LicenseCommand),
+    /// Upgrade bundles: make, look at
+    #[command(subcommand)]
+    Bundle(BundleCommand),
     /// The pools a proxy reads from and restores to
     #[command(subcommand)]
     Pool(PoolCommand),
@@ -128,6 +133,9 @@ pub struct Lab {
     /// something to watch; 0 with --serve]
     #[arg(long, value_name = "MIB")]
     pub line: Option<u32>,
+    /// Ask for licences: the issuer's key is made in the folder
+    #[arg(long)]
+    pub licensed: bool,
     /// KiB a second that each running VM writes to its first disk
     #[arg(long, value_name = "KIB", default_value_t = 0)]
     pub writes: u32,
@@ -232,6 +240,8 @@ pub enum ProxyCommand {
     /// The token of a proxy
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Upgrade proxies to a signed bundle, one after the other, and stop at the first that fails
+    Upgrade(UpgradeArgs),
     /// Destroy a deployed proxy with its VM; its licence is free again
     Destroy {
         /// Its name or id

@@ -344,7 +344,7 @@ async fn spec(site: &Site, mut answers: Answers) -> Result<DeploySpec, Failure> 
 
 async fn find(context: &Context, name: &str) -> Result<(Site, Deployed), Failure> {
     let names = |deployed: &Deployed| [deployed.id.clone(), deployed.name.clone()];
-    context.find::<DeployedList, _>("deployed proxy", name, &NoParams {}, names).await
+    context.find_proxy::<DeployedList, _>("deployed proxy", name, &NoParams {}, names).await
 }
 
 fn show(site: &Site, review: &DeployReview) -> io::Result<()> {

@@ -27,7 +27,9 @@ const BRIDGE: u64 = 600;
 #[derive(Debug, Args)]
 pub struct SetArgs {
     /// Its name
-    proxy: String,
+    // Not called `proxy`: that is an option of all commands.
+    #[arg(value_name = "PROXY")]
+    which: String,
     /// Its new name
     #[arg(long)]
     name: Option<String>,
@@ -190,7 +192,7 @@ pub async fn set(common: &Common, arguments: SetArgs) -> Result<(), Failure> {
     if params == ConfigureParams::default() {
         return Err(Failure::usage("say what to change: --name, --site, --http-proxy-file, --no-http-proxy"));
     }
-    let mut known = Known::find(common, &arguments.proxy)?;
+    let mut known = Known::find(common, &arguments.which)?;
     let before = known.ask().await?;
     let status = known.site.call::<ProxyConfigure>(&params).await?;
     // Called here as it calls itself: so it stays. Whoever calls it otherwise here has a reason.

@@ -1,5 +1,6 @@
 //! The console's actions without the screen: one-shot commands with `--json` and stable exit codes.
 
+mod bundle;
 pub mod cli;
 mod context;
 mod deploy;
@@ -13,6 +14,7 @@ mod objects;
 mod output;
 mod proxy;
 mod run;
+mod upgrade;
 mod watch;
 
 use std::process::ExitCode;
@@ -64,6 +66,7 @@ async fn perform(Cli { common, screen, command }: Cli) -> Result<(), Failure> {
         Command::Support(arguments) => doctor::support(&common, arguments).await,
         Command::Lab(arguments) => lab::run(&common, &screen, arguments).await,
         Command::Proxy(command) => proxy::run(&common, command).await,
+        Command::Bundle(command) => bundle::run(&common, command),
         Command::License(command) => license::run(&common, command).await,
         Command::Pool(command) => objects::pool(&Context::new(&common)?, command).await,
         Command::Vm(command) => objects::vm(&Context::new(&common)?, command).await,

@@ -22,13 +22,20 @@ pub struct Lab {
 }
 
 impl Lab {
+    /// Starts one and waits until it is ready.
     pub async fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &[]).await
+    }
+
+    /// Starts one with further arguments.
+    pub async fn start_with(dir: &Path, more: &[&str]) -> Self {
         let program = Path::new(env!("CARGO_BIN_EXE_backhaul"));
-        let daemon = program.with_file_name("backhauld");
+        let daemon = daemon_program();
         assert!(daemon.is_file(), "{} is missing: cargo build --package daemon", daemon.display());
         let mut child = Command::new(program)
             .args(["lab", "--serve", "--small", "--dir"])
             .arg(dir)
+            .args(more)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -56,6 +63,29 @@ impl Lab {
         let output = backhaul(&self.dir.join("config"), &[arguments, &["--json"]].concat()).await;
         assert!(output.status.success(), "{arguments:?}: {}{}", stdout(&output), stderr(&output));
         stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The console's configuration.
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("config")
+    }
+
+    /// Runs a command that must not succeed; its exit code and what it says.
+    pub async fn refused(&self, arguments: &[&str]) -> (i32, String) {
+        let output = self.run(arguments).await;
+        assert!(!output.status.success(), "{arguments:?} succeeds: {}", stdout(&output));
+        (output.status.code().unwrap(), format!("{}{}", stdout(&output), stderr(&output)))
+    }
+
+    /// What a proxy says of itself.
+    pub async fn status(&self, proxy: &str) -> Value {
+        self.ask(&["proxy", "show", proxy]).await.remove(0)["status"].take()
+    }
+
+    /// Asks the lab to end, and waits until it has.
+    pub async fn stop(mut self) {
+        self.signal(Signal::TERM);
+        assert!(self.child.wait().await.unwrap().success());
     }
 
     pub async fn list(&self, arguments: &[&str]) -> Vec<Value> {
@@ -157,4 +187,9 @@ pub async fn pool_call(pool: &Value, method: &str, params: Value) -> Value {
     let mut answer: Value = answer.json().await.unwrap();
     assert!(answer.get("error").is_none(), "{method}: {answer}");
     answer["result"].take()
+}
+
+/// The daemon's program, beside the console's.
+pub fn daemon_program() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_backhaul")).with_file_name("backhauld")
 }

@@ -27,6 +27,7 @@ use crate::remotes::Remotes;
 use crate::runs::{Parts, Runs, WorkerProgram};
 use crate::schedule::{Scheduler, Starter};
 use crate::store::{Store, StoreError};
+use crate::upgrade::{HalfDone, Programs, Upgrades};
 
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +71,9 @@ pub enum StartError {
         /// Why.
         reason: String,
     },
+    /// An upgrade is in the middle of its swap.
+    #[error(transparent)]
+    Upgrade(#[from] HalfDone),
     /// Runs that an earlier process left open cannot be ended.
     #[error("cannot write the journal in {}", path.display())]
     Journal {
@@ -122,6 +126,8 @@ pub struct Daemon {
     pub licenses: Arc<Licenses>,
     /// Proxies deployed by this one.
     pub deployments: Arc<Deployments>,
+    /// Upgrades of this proxy.
+    pub upgrades: Arc<Upgrades>,
     /// Rung when a job changed.
     pub schedules_changed: Arc<Notify>,
     /// Told when the daemon stops.
@@ -149,16 +155,20 @@ impl Daemon {
         let failure = self.store.last_failure().await?;
         let last_error = failure.and_then(|run| Some(LastError { at: run.ended_at?, run: Some(run.id), error: run.error? }));
         let settings = self.settings.get();
+        let program = self.upgrades.running();
         Ok(ProxyStatus {
             name: settings.name,
             site: settings.site,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: program.version.clone(),
             started_at: self.started_at,
             running: self.store.open_runs().await?.into_iter().map(|open| open.run).collect(),
             bytes_per_second: self.journal.look_at_all(|run| run.bytes_per_second()).iter().sum(),
             last_error,
             fingerprint: self.fingerprint().to_string(),
             id: settings.id,
+            channel: program.channel.clone(),
+            build: program.build.clone(),
+            upgrade: self.upgrades.state(),
             draining: self.runs.is_draining(),
             licensing: self.licenses.standing().await?,
             former_token_until: self.tokens.former_until(self.now()),
@@ -195,6 +205,8 @@ pub struct Running {
 /// Starts the daemon: state, certificate, door; then what earlier runs left, and the schedules.
 pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
     tls::install_provider();
+    // Before the database: one that is to be put back is not to be changed.
+    let upgrades = Upgrades::open(Programs::below(&config.state_dir), config.upgrade_keys.clone())?;
     let store = Arc::new(Store::open(&config.state_dir).await?);
     let settings = Settings::open(Arc::clone(&store), &config).await?;
     let tokens = Tokens::open(Arc::clone(&store), &config).await?;
@@ -221,8 +233,12 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
         program,
         stop: stop.clone(),
     });
+    upgrades.take_up(&store, &journal, clock.now().as_millisecond()).await;
+    runs.drain(upgrades.on_probation());
     // Before the first call is answered: nobody ever sees an interrupted run as running.
-    runs.take_up().await.map_err(|source| StartError::Journal { path: config.state_dir.clone(), source })?;
+    runs.take_up(upgrades.open_run().as_deref())
+        .await
+        .map_err(|source| StartError::Journal { path: config.state_dir.clone(), source })?;
     if let Err(fault) = deploy::settle::settle_all(&store, &journal, &news).await {
         tracing::error!(error = %fault.report(), "cannot tell what became of deployed proxies");
     }
@@ -237,7 +253,7 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
     let scheduler = tokio::spawn(scheduler.run(stop.clone()));
     let points = Points::new(Arc::clone(&store), Arc::clone(&remotes));
     let started_at = clock.now().as_millisecond();
-    let deploying = deploy::Settings { image: config.image.clone(), upgrade_keys: Vec::new() };
+    let deploying = deploy::Settings { image: config.image.clone(), upgrade_keys: upgrades.keys() };
     let deployments = Deployments::new(
         Arc::clone(&store),
         Arc::clone(&pools),
@@ -265,6 +281,7 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
         runs,
         licenses,
         deployments,
+        upgrades,
         schedules_changed,
         stop,
     });

@@ -9,6 +9,7 @@
 //! | [`schedule`], [`clock`] | when jobs run |
 //! | [`deploy`] | proxies deployed by this one: offers, review, registry, outcome |
 //! | [`maintenance`] | settings, tokens, certificate, and the state as a whole |
+//! | [`upgrade`], [`launch`] | another program in the place of this one: as the daemon sees it, and its launcher |
 //! | [`licensing`] | which licences there are, and which proxy each serves |
 //! | [`pools`], [`remotes`], [`points`] | what the proxy reads from and writes to |
 //! | [`doctor`], [`support`] | what is wrong with the proxy, and a redacted text about it |
@@ -26,6 +27,7 @@ pub mod first_boot;
 pub mod fold;
 pub mod http;
 pub mod journal;
+pub mod launch;
 pub mod licensing;
 pub mod maintenance;
 pub mod news;
@@ -38,13 +40,16 @@ pub mod schedule;
 pub mod secrets;
 pub mod store;
 pub mod support;
+pub mod upgrade;
 
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
@@ -113,16 +118,16 @@ async fn serve(config: config::Config) -> ExitCode {
         Err(error) => return failed(&error),
     };
     // Before the door opens, so that no signal finds us without an answer.
-    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::user_defined1()));
+    let (Ok(terminate), Ok(interrupt), Ok(mut confirmed)) = signals else {
         return failed(&std::io::Error::other("cannot listen for signals"));
     };
+    let mut asked = Asked { terminate, interrupt, last: None };
     let token_path = config.token.is_none().then(|| config.token_path());
     let started = tokio::select! {
         started = daemon::start(config, program, Arc::new(clock::SystemClock)) => started,
         // What was begun is found and ended at the next start.
-        _ = terminate.recv() => return ExitCode::SUCCESS,
-        _ = interrupt.recv() => return ExitCode::SUCCESS,
+        () = asked.to_stop() => return ExitCode::SUCCESS,
     };
     let running = match started {
         Ok(running) => running,
@@ -140,17 +145,45 @@ async fn serve(config: config::Config) -> ExitCode {
     let _ = writeln!(stdout, "{ready}").and_then(|()| stdout.flush());
     tracing::info!(name = running.daemon.settings.name(), address, fingerprint, token_file, "ready");
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let upgrades = Arc::clone(&running.daemon.upgrades);
+    let code = loop {
+        tokio::select! {
+            () = asked.to_stop() => break ExitCode::SUCCESS,
+            () = upgrades.swap.cancelled() => break ExitCode::from(upgrade::EXIT_SWAP),
+            _ = confirmed.recv() => upgrades.confirmed(&running.daemon).await,
+        }
+    };
     tracing::info!("stopping: running runs are cancelled and clean up; a second signal ends at once");
     tokio::select! {
         () = running.stop() => {}
-        _ = terminate.recv() => tracing::warn!("ended at once; what is left behind is cleaned up at the next start"),
-        _ = interrupt.recv() => tracing::warn!("ended at once; what is left behind is cleaned up at the next start"),
+        () = asked.to_stop() => tracing::warn!("ended at once; what is left behind is cleaned up at the next start"),
     }
-    ExitCode::SUCCESS
+    code
+}
+
+/// Signals closer together than this are one: a service manager may tell the launcher and the daemon both.
+const ECHO: Duration = Duration::from_secs(1);
+
+/// The signals that ask the daemon to stop.
+struct Asked {
+    terminate: Signal,
+    interrupt: Signal,
+    last: Option<Instant>,
+}
+
+impl Asked {
+    async fn to_stop(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+            }
+            let now = Instant::now();
+            if self.last.replace(now).is_none_or(|last| now.duration_since(last) >= ECHO) {
+                return;
+            }
+        }
+    }
 }
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {

@@ -204,6 +204,8 @@ impl Deployments {
     }
 
     async fn copy(&self, id: &str, client: &Client, clock: &dyn Clock) -> Result<(), Fault> {
+        // As old as it may be, and not a moment younger.
+        let at = clock.now().as_millisecond();
         let state = client.call::<StateExport>(&NoParams {}).await.map_err(failed)?;
         let status = client.call::<ProxyStatusGet>(&NoParams {}).await.map_err(failed)?;
         if state.id != id || status.id != id {
@@ -214,7 +216,7 @@ impl Deployments {
         if record.state != DeployedState::Ready {
             return Ok(());
         }
-        self.store.set_deployment_state(id, &state, clock.now().as_millisecond()).await?;
+        self.store.set_deployment_state(id, &state, at).await?;
         if record.name != status.name {
             let renamed = self.rename(&mut record, &status.name).await;
             if let Err(error) = renamed {

@@ -3,6 +3,7 @@
 mod metrics;
 mod ndjson;
 mod service;
+mod upload;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -12,7 +12,7 @@ use hyper::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYP
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::{metrics, ndjson};
+use super::{metrics, ndjson, upload};
 use crate::daemon::Daemon;
 use crate::fault::Fault;
 use crate::rpc::{self, Answer};
@@ -52,7 +52,14 @@ async fn route(daemon: Arc<Daemon>, request: Request<Incoming>) -> Response<Body
                 unauthorized()
             }
         }
-        "/api/v1" | "/api/v1/" => not_allowed(request.method(), "POST"),
+        api::BUNDLE_PATH if request.method() == Method::POST => {
+            if authenticated(&daemon, request.headers()) {
+                bundle(&daemon, request.into_body()).await
+            } else {
+                unauthorized()
+            }
+        }
+        "/api/v1" | "/api/v1/" | api::BUNDLE_PATH => not_allowed(request.method(), "POST"),
         _ => plain(StatusCode::NOT_FOUND, "Not Found"),
     }
 }
@@ -71,6 +78,18 @@ fn authenticated(daemon: &Daemon, headers: &HeaderMap) -> bool {
 fn percent_decoded(text: &str) -> String {
     let form = format!("x={}", text.replace('+', "%2B").replace('&', "%26"));
     url::form_urlencoded::parse(form.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
+}
+
+/// Takes an upgrade bundle.
+async fn bundle(daemon: &Daemon, body: Incoming) -> Response<Body> {
+    match upload::receive(daemon, body).await {
+        Ok(received) => json_response(full(json!(received).to_string())),
+        Err(refused) => {
+            let mut response = json_response(full(json!(refused.report()).to_string()));
+            *response.status_mut() = refused.status();
+            closing(response)
+        }
+    }
 }
 
 async fn call(daemon: Arc<Daemon>, body: Incoming) -> Response<Body> {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use api::NewToken;
+use engine::plan::Secret;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
@@ -40,6 +41,9 @@ fn hash(token: &str) -> Hash {
 pub struct Kept {
     present: Hash,
     former: Vec<Former>,
+    /// Of whoever proves a new program, while it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lent: Option<Former>,
     /// The token of the configuration or of the file, that all this came after.
     given: Option<Hash>,
 }
@@ -54,12 +58,12 @@ struct Former {
 impl Kept {
     fn of(given: &Token) -> Self {
         let hash = hash(given.secret());
-        Self { present: hash, former: Vec::new(), given: Some(hash) }
+        Self { present: hash, former: Vec::new(), lent: None, given: Some(hash) }
     }
 
     /// Those of another proxy, whose place this one takes. Whoever has given them over keeps being let in for a day.
     pub(super) fn taken_over(&self, of: Self, now: i64) -> Self {
-        let mut kept = Self { given: self.given, ..of };
+        let mut kept = Self { given: self.given, lent: None, ..of };
         if kept.present != self.present {
             kept.keep_former(self.present, OVERLAP, now);
         }
@@ -129,7 +133,7 @@ impl Tokens {
     pub fn accept(&self, shown: &str, now: i64) -> bool {
         let shown = hash(shown);
         let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
-        let former = kept.former.iter().filter(|former| former.until > now).map(|former| &former.hash);
+        let former = kept.former.iter().chain(&kept.lent).filter(|former| former.until > now).map(|former| &former.hash);
         // All are compared, each in constant time: how long it takes tells nothing of any.
         let found = std::iter::once(&kept.present).chain(former).fold(Choice::from(0), |found, known| found | shown.ct_eq(known));
         found.into()
@@ -159,9 +163,7 @@ impl Tokens {
             return Err(Fault::invalid("overlapSeconds", message));
         }
         let _changing = self.changing.lock().await;
-        let token = random().map_err(|error| {
-            Fault::Failed(api::ErrorReport::new("RANDOM", format!("no random numbers for the new token: {error}")))
-        })?;
+        let token = made()?;
         let mut kept = self.get();
         match overlap {
             0 => kept.former.clear(),
@@ -190,6 +192,19 @@ impl Tokens {
         Ok(had)
     }
 
+    /// A token for a few minutes, beside all others: for whoever proves a new program on this state.
+    ///
+    /// # Errors
+    /// No random numbers, or the state cannot be written.
+    pub async fn lend(&self, seconds: u64, now: i64) -> Result<Secret, Fault> {
+        let _changing = self.changing.lock().await;
+        let token = made()?;
+        let until = now.saturating_add(i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX));
+        let kept = Kept { lent: Some(Former { hash: hash(&token), until }), ..self.get() };
+        self.keep(kept).await?;
+        Ok(Secret::new(token))
+    }
+
     async fn keep(&self, kept: Kept) -> Result<(), StoreError> {
         self.store.set_facts(&[fact(&kept)]).await?;
         self.put(kept);
@@ -216,6 +231,11 @@ pub(super) fn fact(kept: &Kept) -> Fact {
 async fn read(store: &Store) -> Result<Option<Kept>, StoreError> {
     let Some(text) = store.sealed_fact(KEY).await? else { return Ok(None) };
     serde_json::from_str(&text).map(Some).map_err(crate::store::damaged("tokens"))
+}
+
+fn made() -> Result<String, Fault> {
+    random()
+        .map_err(|error| Fault::Failed(api::ErrorReport::new("RANDOM", format!("no random numbers for the new token: {error}"))))
 }
 
 /// 256 bits of chance, in hexadecimal.
@@ -286,6 +306,9 @@ mod tests {
         assert!(tokens.accept(&second.token, 2 * DAY) && tokens.accept(FIRST, 20) && !tokens.accept(FIRST, 2 * DAY));
         assert!(tokens.revoke(20).await.unwrap() && !tokens.revoke(20).await.unwrap());
         assert!(tokens.accept(&second.token, 20) && !tokens.accept(FIRST, 20) && !tokens.accept(&lost.token, 20));
+        let lent = tokens.lend(60, 20).await.unwrap();
+        assert!(tokens.accept(lent.expose(), 60_019) && !tokens.accept(lent.expose(), 60_020));
+        assert_eq!(tokens.former_until(20), None, "whoever proves a program is nobody's former client");
         let at_once = tokens.rotate(Some(0), 30).await.unwrap();
         assert!(tokens.accept(&at_once.token, 30) && !tokens.accept(&second.token, 30));
         tokens.rotate(Some(LONGEST + 1), 30).await.unwrap_err();

@@ -1,10 +1,10 @@
-//! Settings, token, certificate, state and upgrades of this proxy.
+//! Settings, token, certificate and state of this proxy.
 
 use std::sync::Arc;
 
 use api::{
     CertificateRenewParams, ConfigureParams, Imported, NewCertificate, NewToken, NoParams, ProxyState, ProxyStatus,
-    TokenRotateParams, Topic, UpgradeParams, UpgradeState,
+    TokenRotateParams, Topic,
 };
 
 use crate::daemon::Daemon;
@@ -41,8 +41,4 @@ pub async fn export_state(daemon: Arc<Daemon>, _: NoParams) -> Result<ProxyState
 
 pub async fn import_state(daemon: Arc<Daemon>, given: ProxyState) -> Result<Imported, Fault> {
     maintenance::import(&daemon, given).await
-}
-
-pub async fn upgrade(_: Arc<Daemon>, _: UpgradeParams) -> Result<UpgradeState, Fault> {
-    Err(Fault::MethodNotFound("upgrade.start".into()))
 }

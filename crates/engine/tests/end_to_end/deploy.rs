@@ -137,7 +137,8 @@ async fn what_cannot_be_is_refused_before_anything_is_made() {
     fleet.assert_as(&before, "address").await;
     fleet.assert_works(&proxy, 0, "address").await;
     // What fitted when it was looked at, and does not any more when it is needed.
-    for (call, code, step) in [("VDI.resize", "SR_BACKEND_FAILURE_44", "configure"), ("VM.start", "HOST_NOT_ENOUGH_FREE_MEMORY", "start")]
+    for (call, code, step) in
+        [("VDI.resize", "SR_BACKEND_FAILURE_44", "configure"), ("VM.start", "HOST_NOT_ENOUGH_FREE_MEMORY", "start")]
     {
         fleet.pool().set_fault(Fault::FailCall { call: call.into(), nth: 1, code: code.into(), done: false }.once());
         let story = fleet.site.run(Work::Deploy(plan())).await;

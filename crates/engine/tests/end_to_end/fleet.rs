@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use api::{AddressSpec, EventKind, Intent, Outcome, TaskKind, TaskResult};
 use engine::plan::{
-    DeployPlan, DeployTimes, DestroyPlan, ImagePlan, OpenIntent, ProxyAccess, RecoverPlan, ReconfigurePlan, ReplacePlan, Secret,
+    DeployPlan, DeployTimes, DestroyPlan, ImagePlan, OpenIntent, ProxyAccess, ReconfigurePlan, RecoverPlan, ReplacePlan, Secret,
     Work,
 };
 use lab::{Dump, LabSpec, PoolHandle};
