@@ -139,6 +139,8 @@ async fn show(common: &Common, name: String) -> Result<(), Failure> {
             text.push(("site", status.site.clone().unwrap_or_default()));
             text.push(("started", output::time(status.started_at)));
             text.push(("speed", format_rate(status.bytes_per_second)));
+            text.extend(status.draining.then(|| ("draining", "starts no new runs".to_owned())));
+            text.extend(status.former_token_until.map(|until| ("former token", format!("good until {}", output::time(until)))));
             text.extend(status.running.iter().map(|run| ("running", format!("{} {}", run.id, run.label))));
         }
         for (key, value) in text {

@@ -22,12 +22,11 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Starts one and waits until it is ready.
     pub async fn start(dir: &Path) -> Self {
         Self::start_with(dir, &[]).await
     }
 
-    /// Starts one with further arguments.
+    /// With further options.
     pub async fn start_with(dir: &Path, more: &[&str]) -> Self {
         let program = Path::new(env!("CARGO_BIN_EXE_backhaul"));
         let daemon = daemon_program();
@@ -65,9 +64,11 @@ impl Lab {
         stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// The console's configuration.
-    pub fn config(&self) -> PathBuf {
-        self.dir.join("config")
+    pub async fn list(&self, arguments: &[&str]) -> Vec<Value> {
+        match self.ask(arguments).await.remove(0) {
+            Value::Array(items) => items,
+            other => panic!("no list: {other}"),
+        }
     }
 
     /// Runs a command that must not succeed; its exit code and what it says.
@@ -88,14 +89,7 @@ impl Lab {
         assert!(self.child.wait().await.unwrap().success());
     }
 
-    pub async fn list(&self, arguments: &[&str]) -> Vec<Value> {
-        match self.ask(arguments).await.remove(0) {
-            Value::Array(items) => items,
-            other => panic!("no list: {other}"),
-        }
-    }
-
-    /// The daemons of this lab that the system says are running.
+    /// The launchers and daemons of this lab that the system says are running.
     pub fn daemons(&self) -> Vec<Pid> {
         let dir = self.dir.to_str().unwrap();
         let processes = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
@@ -163,6 +157,11 @@ impl Lab {
     }
 }
 
+/// The daemon's program, beside the console's.
+pub fn daemon_program() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_backhaul")).with_file_name("backhauld")
+}
+
 /// Every file below a folder that holds a text.
 pub fn holding(dir: &Path, text: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -187,9 +186,4 @@ pub async fn pool_call(pool: &Value, method: &str, params: Value) -> Value {
     let mut answer: Value = answer.json().await.unwrap();
     assert!(answer.get("error").is_none(), "{method}: {answer}");
     answer["result"].take()
-}
-
-/// The daemon's program, beside the console's.
-pub fn daemon_program() -> PathBuf {
-    Path::new(env!("CARGO_BIN_EXE_backhaul")).with_file_name("backhauld")
 }

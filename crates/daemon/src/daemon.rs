@@ -172,7 +172,6 @@ impl Daemon {
             draining: self.runs.is_draining(),
             licensing: self.licenses.standing().await?,
             former_token_until: self.tokens.former_until(self.now()),
-            ..ProxyStatus::default()
         })
     }
 }
@@ -210,6 +209,9 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
     let store = Arc::new(Store::open(&config.state_dir).await?);
     let settings = Settings::open(Arc::clone(&store), &config).await?;
     let tokens = Tokens::open(Arc::clone(&store), &config).await?;
+    if !upgrades.on_probation() {
+        tokens.take_back().await?;
+    }
     let certificates = Certificates::open(Arc::clone(&store), &config).await?;
 
     let listening = |source| StartError::Listen { address: config.listen, source };

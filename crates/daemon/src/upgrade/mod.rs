@@ -200,6 +200,9 @@ impl Upgrades {
     pub async fn confirmed(&self, daemon: &Daemon) {
         if self.on_probation.swap(false, Ordering::Relaxed) {
             self.take_up(&daemon.store, &daemon.journal, daemon.now()).await;
+            if let Err(error) = daemon.tokens.take_back().await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the launcher's token counts until its time is over");
+            }
             daemon.runs.drain(false);
             daemon.news.moved();
         }
@@ -269,9 +272,7 @@ impl Upgrades {
                 build.arch
             ));
         }
-        let same =
-            (&new.version, &new.build) == (&self.running.version, &self.running.build) || new.sha256 == self.running.sha256;
-        if same {
+        if (&new.version, &new.build) == (&self.running.version, &self.running.build) {
             return refused(format!("this proxy runs {} already", self.running.words()));
         }
         if !downgrade && version::compare(&new.version, &self.running.version).is_lt() {
