@@ -34,14 +34,21 @@ pub struct Standing {
     pub status: Option<ProxyStatus>,
 }
 
-/// Asks what runs on the host for the fleet already; what cannot be asked is simply not known.
-pub async fn standing(session: &Session, found: &Found, known: &[Proxy]) -> Standing {
-    let (Some(mark), Some(port)) = (found.mark, plan::former_port(found)) else { return Standing::default() };
+/// Asks what an earlier deployment left on the host. One that does not run, because it was cut short, need not answer.
+///
+/// # Errors
+/// The service runs, and its program cannot tell its certificate.
+pub async fn standing(session: &Session, found: &Found, known: &[Proxy]) -> Result<Standing, Failure> {
+    let (Some(mark), Some(port)) = (found.mark, plan::former_port(found)) else { return Ok(Standing::default()) };
     let program = if mark.form == Form::Program { paths::PROGRAM } else { paths::PACKAGED_PROGRAM };
-    let Ok(pin) = fingerprint(session, program).await else { return Standing::default() };
+    let pin = match fingerprint(session, program).await {
+        Ok(pin) => pin,
+        Err(failure) if found.is("active") => return Err(failure),
+        Err(_) => return Ok(Standing::default()),
+    };
     let mut standing = Standing { fingerprint: Some(pin), ..Standing::default() };
     if !found.is("active") {
-        return standing;
+        return Ok(standing);
     }
     // After a rotation the token is no longer on the host, but this console may have it.
     let ours = known.iter().filter(|proxy| proxy.fingerprint == pin).map(|proxy| &proxy.token);
@@ -56,7 +63,7 @@ pub async fn standing(session: &Session, found: &Found, known: &[Proxy]) -> Stan
             Err(_) => break,
         }
     }
-    standing
+    Ok(standing)
 }
 
 /// The certificate's fingerprint, told by the program that holds it.

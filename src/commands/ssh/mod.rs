@@ -142,7 +142,7 @@ pub async fn deploy(common: &Common, request: Request) -> Result<(), Failure> {
 async fn look(session: &mut Session, known: &[Proxy]) -> Result<(Found, Standing), Failure> {
     probe::enter(session).await?;
     let found = probe::probe(session).await?;
-    let standing = standing(session, &found, known).await;
+    let standing = standing(session, &found, known).await?;
     Ok((found, standing))
 }
 
