@@ -137,7 +137,12 @@ fn a_proxy_comes_stays_changes_and_goes() {
     live(&host);
     good(host.backhaul(&["proxy", "undeploy", "--ssh", &to, "--confirm", NAME]));
     let left = difference(&before, &host.contents());
-    assert!(left.iter().all(|line| line.starts_with("var/lib/backhaul") || line.contains("  ")), "{left:?}");
+    // Its data, and the account that owns them: a line of the lists of accounts, and their sums.
+    let expected = |line: &String| {
+        let accounts = ["etc/passwd f", "etc/shadow f", "etc/group f", "etc/gshadow f"];
+        line.starts_with("var/lib/backhaul") || line.contains("  ") || accounts.iter().any(|account| line.starts_with(account))
+    };
+    assert!(left.iter().all(expected), "{left:?}");
     assert!(left.iter().any(|line| line.starts_with("var/lib/backhaul/state.db f 600")), "{left:?}");
     assert!(!proxies(&host).contains("[[proxy]]"));
 
@@ -385,8 +390,8 @@ fn a_proxy_behind_a_firewall_is_deployed_and_the_way_is_shown() {
     let (other, token) = (host.dir.path().join("other-console"), host.dir.path().join("token"));
     fs::write(&token, host.run("cat /var/lib/backhaul/token")).unwrap();
     let url = format!("https://127.0.0.1:{port}");
-    let mut add = host.command(&["proxy", "add", &url, "--token-file", token.to_str().unwrap(), "--fingerprint", told.trim()]);
-    good(add.arg("--config").arg(&other).output().unwrap());
+    let add = ["proxy", "add", &url, "--token-file", token.to_str().unwrap(), "--fingerprint", told.trim()];
+    good(host.command_of(&other, &add).output().unwrap());
     // Where a console looks for it can be changed later.
     good(host.backhaul(&["proxy", "deploy", "--ssh", &to, "--host", "127.0.0.1", "--yes"]));
     live(&host);

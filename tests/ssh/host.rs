@@ -163,11 +163,16 @@ impl Host {
 
     /// The console's command, ready to be run.
     pub fn command(&self, arguments: &[&str]) -> Command {
+        self.command_of(&self.config(), arguments)
+    }
+
+    /// The command of a console with another configuration.
+    pub fn command_of(&self, config: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_backhaul"));
         let path = std::env::var("PATH").unwrap();
         command
             .arg("--config")
-            .arg(self.config())
+            .arg(config)
             .args(arguments)
             .env("PATH", format!("{}:{path}", self.dir.path().join("bin").display()))
             .env_remove("RUST_LOG")
