@@ -18,7 +18,12 @@ here=$SHARED/appliance
 done
 install -m 755 "$BACKHAULD" "$root/usr/bin/backhauld"
 install -D -m 644 "$SHARED/backhauld.service" "$root/usr/lib/systemd/system/backhauld.service"
-install -d -m 700 "$root/etc/backhaul"
+install -d -m 755 "$root/etc/backhaul"
+# The daemon's own account, if its unit wants one.
+if [ -e "$SHARED/backhaul.sysusers" ]; then
+  install -D -m 644 "$SHARED/backhaul.sysusers" "$root/usr/lib/sysusers.d/backhaul.conf"
+  chroot "$root" systemd-sysusers backhaul.conf
+fi
 # Another Debian than it was built for may lack what it is linked with.
 chroot "$root" /usr/bin/backhauld --version
 

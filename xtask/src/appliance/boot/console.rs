@@ -97,24 +97,25 @@ impl Console {
         found.min().map(|(end, which)| (which, self.position + end))
     }
 
-    /// Tries to log in.
+    /// Tries to log in at the next prompt.
     pub async fn log_in(&mut self, account: &str, password: &str, limit: Duration) -> Result<Attempt> {
         let shell = format!("{account}@");
-        // A prompt gives up after a minute, which a slow machine may need to ask for the password.
         for _ in 0..5 {
-            self.line("").await?;
             self.expect(&["login: "], limit).await?;
             self.line(account).await?;
-            if self.expect(&["Password: ", "Login incorrect"], limit).await? == 1 {
-                return Ok(Attempt::Refused);
+            // A prompt that was printed anew meanwhile has not heard it.
+            if self.expect(&["Password: "], limit / 4).await.is_err() {
+                self.line("").await?;
+                continue;
             }
             self.line(password).await?;
+            // A prompt gives up after a minute, which a slow machine may need to ask for the password.
             match self.expect(&[&shell, "Login incorrect", "timed out"], limit).await? {
                 0 => return Ok(Attempt::In),
                 1 => return Ok(Attempt::Refused),
                 _ => {}
             }
         }
-        bail!("every attempt to log in on the console timed out")
+        bail!("the console lets nobody try to log in")
     }
 }

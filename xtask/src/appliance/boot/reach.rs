@@ -31,7 +31,19 @@ pub async fn daemon(bench: &Bench, machine: &Machine, token: &str, fingerprint: 
     }
 }
 
-/// Whether an SSH server answers; waits for one for as long as it is told to.
+/// Waits for an SSH server: it makes its keys first.
+pub async fn ssh_comes(machine: &Machine, limit: Duration) -> Result<()> {
+    let poll = async {
+        while !ssh_answers(machine, limit).await? {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        Ok(())
+    };
+    let come = tokio::time::timeout(limit, poll).await;
+    come.with_context(|| format!("there is no SSH server within {} s although the technician may log in", limit.as_secs()))?
+}
+
+/// Whether an SSH server answers now.
 pub async fn ssh_answers(machine: &Machine, limit: Duration) -> Result<bool> {
     let greeting = async {
         let mut stream = TcpStream::connect(("127.0.0.1", machine.ssh)).await?;
