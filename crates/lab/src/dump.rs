@@ -24,8 +24,7 @@ impl Dump {
                 if class == "VBD" && record["other_config"]["owner"] == "backhaul-lab" {
                     continue;
                 }
-                let mut record: Map<String, Value> =
-                    record.iter().map(|(field, value)| (field.clone(), value.clone())).collect();
+                let mut record: Map<String, Value> = record.iter().map(|(field, value)| (field.clone(), value.clone())).collect();
                 record.retain(|field, _| !DATES.contains(&field.as_str()) && field != "domid" && !is_mirrored(class, field));
                 if class == "VM" {
                     let guest = record["guest_metrics"].as_str().and_then(|guest| store.get("VM_guest_metrics", guest).ok());

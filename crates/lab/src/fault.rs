@@ -271,7 +271,9 @@ impl Faults {
             }
         }
         self.strike(|fault| match fault {
-            Fault::FailCall { call, code, done, .. } if due && call == name => Some(CallFault { code: code.clone(), done: *done }),
+            Fault::FailCall { call, code, done, .. } if due && call == name => {
+                Some(CallFault { code: code.clone(), done: *done })
+            }
             _ => None,
         })
     }

@@ -418,7 +418,8 @@ mod tests {
     #[test]
     fn of_several_networks_it_is_always_the_same_that_an_archive_joins() {
         let mut store = Store::new();
-        let mut networks: Vec<String> = (0..8).map(|n| store.create("network", json!({ "name_label": format!("n{n}") }))).collect();
+        let mut networks: Vec<String> =
+            (0..8).map(|n| store.create("network", json!({ "name_label": format!("n{n}") }))).collect();
         let twin = store.create("network", json!({ "name_label": "n5" }));
         store.create("PIF", json!({ "network": networks[3], "management": true }));
         let wanted = |fields: Value| fields.as_object().cloned().unwrap();

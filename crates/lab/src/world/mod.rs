@@ -157,11 +157,8 @@ impl World<'_> {
     fn host(&mut self, index: usize, networks: &[String]) -> (String, String) {
         let label = format!("{}-host-{}", self.spec.name, index + 1);
         let address = Pool::host_address(index);
-        let metrics = self.add(
-            "host_metrics",
-            &label,
-            json!({ "memory_total": self.spec.host_memory, "last_updated": record::now() }),
-        );
+        let metrics =
+            self.add("host_metrics", &label, json!({ "memory_total": self.spec.host_memory, "last_updated": record::now() }));
         let host = self.add(
             "host",
             &label,
