@@ -3,9 +3,9 @@
 //!
 //! One lab for all of it, because each takes a while to start.
 
-mod support;
 #[path = "support/lab.rs"]
 mod site;
+mod support;
 
 use std::path::{Path, PathBuf};
 
@@ -95,7 +95,9 @@ async fn resources(bench: &Bench) {
     bench.refused(&["--memory", "70 GiB"], &["memory: no host of paris has 70.0 GiB free"]).await;
     bench.refused(&["--vcpus", "1", "--memory", "1.9 GiB"], &["vcpus: ", "memory: "]).await;
     // Thick storage reserves all of it, thin storage what is used.
-    bench.refused(&["--sr", "paris SAN", "--disk", "19 GiB"], &["disk: 19.0 GiB is too little", "paris SAN reserves all of it"]).await;
+    bench
+        .refused(&["--sr", "paris SAN", "--disk", "19 GiB"], &["disk: 19.0 GiB is too little", "paris SAN reserves all of it"])
+        .await;
     bench.refused(&["--disk", "1 GiB"], &["disk: at least 20 GiB, or 2 GiB on thin storage"]).await;
     bench.refused(&["--sr", "paris SAN", "--disk", "500 GiB"], &["sr: paris SAN has 400.0 GiB free"]).await;
     bench.refused(&["--sr", "paris archive"], &["sr: paris archive: 1.0 GiB free, 2.0 GiB needed"]).await;
@@ -203,7 +205,14 @@ async fn several_at_once(bench: &Bench) {
     for (one, other, says) in clashes {
         let (one, other) = tokio::join!(bench.lab.run(&one), bench.lab.run(&other));
         let (good, bad) = if one.status.success() { (one, other) } else { (other, one) };
-        assert!(good.status.success() && !bad.status.success(), "{}{}{}{}", stdout(&good), stderr(&good), stdout(&bad), stderr(&bad));
+        assert!(
+            good.status.success() && !bad.status.success(),
+            "{}{}{}{}",
+            stdout(&good),
+            stderr(&good),
+            stdout(&bad),
+            stderr(&bad)
+        );
         assert!(stderr(&bad).contains(says), "{says}: {}{}", stdout(&bad), stderr(&bad));
         let known = bench.lab.list(&["proxy", "deployed", "--proxy", "paris"]).await;
         assert_eq!(known.len(), 1, "{known:?}");

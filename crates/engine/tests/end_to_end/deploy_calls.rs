@@ -112,10 +112,11 @@ async fn every_call_of_the_undoing_of_a_deployment_fails_once_and_nothing_is_lef
     let story = run().await;
     story.assert(Outcome::Failure);
     assert!(message(&story).starts_with("step introduce failed and what was made is removed again"), "{}", message(&story));
-    for (call, nth) in enumerated(&fleet.pool().logged_calls()) {
-        for way in WAYS {
+    let calls = enumerated(&fleet.pool().logged_calls());
+    for way in WAYS {
+        for (call, nth) in &calls {
             let what = format!("{call} {nth}, done: {way}");
-            fail(&fleet, &call, nth, way);
+            fail(&fleet, call, *nth, way);
             let story = run().await;
             fleet.pool().clear_faults();
             assert_eq!(story.outcome(), Outcome::Failure, "{what}");
@@ -138,10 +139,10 @@ async fn every_call_of_a_change_fails_once_and_the_proxy_works() {
     let calls = enumerated(&fleet.pool().logged_calls());
     fleet.run(Work::Reconfigure(back())).await.assert(Outcome::Success);
     fleet.assert_as(&before, "changed and changed back").await;
-    for (call, nth) in calls {
-        for way in WAYS {
+    for way in WAYS {
+        for (call, nth) in &calls {
             let what = format!("{call} {nth}, done: {way}");
-            fail(&fleet, &call, nth, way);
+            fail(&fleet, call, *nth, way);
             let story = fleet.run(Work::Reconfigure(fleet.reconfiguration(&proxy))).await;
             let struck = struck(&fleet);
             assert_named(&story, &what);
@@ -166,7 +167,7 @@ async fn replacement(number: u8, way: bool) {
     for (call, nth) in enumerated(&fleet.pool().logged_calls()) {
         let what = format!("{call} {nth}, done: {way}");
         let before = fleet.pool().dump();
-        fail(&fleet, &call, nth, way);
+        fail(&fleet, call, *nth, way);
         let story = fleet.run(deploy(fleet.replacement(&proxy))).await;
         let struck = struck(&fleet);
         assert_named(&story, &what);
@@ -200,12 +201,13 @@ async fn every_call_of_a_destruction_fails_once_and_it_has_not_begun_or_is_finis
     let proxy = fleet.deployed().await;
     fleet.pool().log_calls();
     fleet.destroyed(&proxy).await;
-    for (call, nth) in enumerated(&fleet.pool().logged_calls()) {
-        for way in WAYS {
+    let calls = enumerated(&fleet.pool().logged_calls());
+    for way in WAYS {
+        for (call, nth) in &calls {
             let what = format!("{call} {nth}, done: {way}");
             let proxy = fleet.deployed().await;
             let standing = fleet.pool().dump();
-            fail(&fleet, &call, nth, way);
+            fail(&fleet, call, *nth, way);
             let story = fleet.run(Work::Destroy(fleet.destruction(&proxy))).await;
             fleet.pool().clear_faults();
             assert_named(&story, &what);

@@ -1,5 +1,6 @@
 //! A site into whose pool proxies are deployed: an image, plans, and what must hold afterwards.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -252,8 +253,9 @@ pub fn registered(events: &[EventKind]) -> Option<TaskResult> {
 
 /// What came of a deployment or change, as the daemon reads it from the journal: the result, if it was committed.
 pub fn outcome(events: &[EventKind]) -> Option<TaskResult> {
-    let obsolete = |open: &OpenIntent| matches!(open.what, Intent::ObsoleteVm { .. });
-    registered(events).filter(|_| open_intents(events).iter().all(obsolete))
+    // A later intent of the same number takes the place of the earlier.
+    let open: BTreeMap<u32, Intent> = open_intents(events).into_iter().map(|open| (open.intent, open.what)).collect();
+    registered(events).filter(|_| open.values().all(|what| matches!(what, Intent::ObsoleteVm { .. })))
 }
 
 /// The labels of the steps that a run took, in order.
