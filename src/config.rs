@@ -204,6 +204,22 @@ impl Config {
         })
     }
 
+    /// Calls a proxy otherwise and writes the file.
+    ///
+    /// # Errors
+    /// [`ConfigError::NoSuchProxy`], [`ConfigError::NameTaken`], [`ConfigError::File`], and whatever is wrong with the present
+    /// file.
+    pub fn rename_proxy(dir: &Path, name: &str, new: &str) -> Result<(), ConfigError> {
+        change_proxies(dir, |proxies| {
+            if name != new && proxies.iter().any(|known| known.name == new) {
+                return Err(ConfigError::NameTaken { name: new.to_owned() });
+            }
+            let known = proxies.iter_mut().find(|known| known.name == name);
+            known.ok_or_else(|| ConfigError::NoSuchProxy { name: name.to_owned() })?.name = new.to_owned();
+            Ok(())
+        })
+    }
+
     /// Removes a proxy and writes the file.
     ///
     /// # Errors
@@ -380,6 +396,10 @@ mod tests {
             Config::add_proxy(&dir, proxy(name)).unwrap();
         }
         Config::remove_proxy(&dir, "paris").unwrap();
+        Config::rename_proxy(&dir, "../x", "lyon").unwrap();
+        assert!(matches!(Config::rename_proxy(&dir, "lyon", "東京 🗼"), Err(ConfigError::NameTaken { .. })));
+        assert!(matches!(Config::rename_proxy(&dir, "paris", "x"), Err(ConfigError::NoSuchProxy { .. })));
+        Config::rename_proxy(&dir, "lyon", "../x").unwrap();
         let proxies = Config::load(&dir).proxies.unwrap();
         assert_eq!(proxies, [proxy("a \"b\" c"), proxy("東京 🗼"), proxy("../x")]);
         assert_eq!(fs::metadata(dir.join("proxies.toml")).unwrap().permissions().mode() & 0o777, 0o600);

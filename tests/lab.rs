@@ -57,7 +57,7 @@ async fn a_vm_is_backed_up_changed_backed_up_again_and_restored_byte_for_byte() 
 
     // Stopped and continued, it is the same lab; the restored VM is in its inventory now.
     let daemons = lab.daemons();
-    assert_eq!(daemons.len(), 2);
+    assert_eq!(daemons.len(), 4, "a launcher and its daemon for each of two sites");
     lab.signal(Signal::TERM);
     assert!(lab.child.wait().await.unwrap().success());
     gone(&daemons).await;

@@ -5,8 +5,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::deploy::{DeployArgs, ReconfigureArgs};
+use super::bundle::BundleCommand;
+use super::deploy::{DeployArgs, ReconfigureArgs, RedeployArgs};
+use super::doctor::{DoctorArgs, SupportArgs};
 use super::license::LicenseCommand;
+use super::maintain::{CertificateCommand, SetArgs, Switch, TokenCommand};
+use super::upgrade::UpgradeArgs;
 
 /// The console over a fleet of backup proxies; without a command, its screen.
 #[derive(Debug, Parser)]
@@ -74,6 +78,10 @@ pub enum Colors {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Check everything that proxies depend on, and say what to do about what is wrong
+    Doctor(DoctorArgs),
+    /// Fetch a text about a proxy for whoever is asked for help, its secrets taken out
+    Support(SupportArgs),
     /// Run a simulated site or two: pools with VMs, proxies, remotes, and the console on them
     Lab(Lab),
     /// The proxies this console knows
@@ -82,6 +90,9 @@ pub enum Command {
     /// Licences: issue, import, bind
     #[command(subcommand)]
     License(LicenseCommand),
+    /// Upgrade bundles: make, look at
+    #[command(subcommand)]
+    Bundle(BundleCommand),
     /// The pools a proxy reads from and restores to
     #[command(subcommand)]
     Pool(PoolCommand),
@@ -122,6 +133,9 @@ pub struct Lab {
     /// something to watch; 0 with --serve]
     #[arg(long, value_name = "MIB")]
     pub line: Option<u32>,
+    /// Ask for licences: the issuer's key is made in the folder
+    #[arg(long)]
+    pub licensed: bool,
     /// KiB a second that each running VM writes to its first disk
     #[arg(long, value_name = "KIB", default_value_t = 0)]
     pub writes: u32,
@@ -201,8 +215,33 @@ pub enum ProxyCommand {
         /// Its name or id
         name: String,
     },
+    /// Tell the proxy that deployed this one how it is called and reached now, as this console knows it
+    Adopt {
+        /// Its name
+        name: String,
+    },
+    /// The certificate of a proxy
+    #[command(subcommand)]
+    Certificate(CertificateCommand),
+    /// Hold new runs of a proxy back, or let them start again
+    Drain {
+        /// Its name
+        name: String,
+        /// On: nothing new starts, and what runs goes on
+        #[arg(value_enum)]
+        switch: Switch,
+    },
     /// Change address or resources of a deployed proxy; its VM is restarted
     Reconfigure(ReconfigureArgs),
+    /// Make a deployed proxy anew from an image; jobs, remotes and identity stay
+    Redeploy(RedeployArgs),
+    /// Change name, site or HTTP proxy of a proxy
+    Set(SetArgs),
+    /// The token of a proxy
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Upgrade proxies to a signed bundle, one after the other, and stop at the first that fails
+    Upgrade(UpgradeArgs),
     /// Destroy a deployed proxy with its VM; its licence is free again
     Destroy {
         /// Its name or id

@@ -158,7 +158,43 @@ impl Context {
         M: Method<Item = Vec<T>>,
         M::Params: Sync,
     {
-        let sites = self.sites()?;
+        Self::find_among::<M, T>(self.sites()?, what, name, params, names).await
+    }
+
+    /// As [`Context::find`], for an object that is a proxy itself: that it does not answer is no obstacle, for it is the others
+    /// that know it.
+    ///
+    /// # Errors
+    /// As [`Context::find`].
+    pub async fn find_proxy<M, T>(
+        &self,
+        what: &str,
+        name: &str,
+        params: &M::Params,
+        names: impl Fn(&T) -> [String; 2],
+    ) -> Result<(Site, T), Failure>
+    where
+        M: Method<Item = Vec<T>>,
+        M::Params: Sync,
+    {
+        let mut sites = self.sites()?;
+        if sites.iter().any(|site| site.name != name) {
+            sites.retain(|site| site.name != name);
+        }
+        Self::find_among::<M, T>(sites, what, name, params, names).await
+    }
+
+    async fn find_among<M, T>(
+        sites: Vec<Site>,
+        what: &str,
+        name: &str,
+        params: &M::Params,
+        names: impl Fn(&T) -> [String; 2],
+    ) -> Result<(Site, T), Failure>
+    where
+        M: Method<Item = Vec<T>>,
+        M::Params: Sync,
+    {
         let answers = join_all(sites.iter().map(|site| site.call::<M>(params))).await;
         let (mut by_id, mut by_name, mut missing) = (Vec::new(), Vec::new(), None);
         for (site, answer) in sites.iter().zip(answers) {

@@ -98,7 +98,7 @@ impl DeployAnswers {
     }
 }
 
-fn read_secret(path: &Path) -> Result<String, Failure> {
+pub(super) fn read_secret(path: &Path) -> Result<String, Failure> {
     if path == Path::new("-") {
         let mut text = String::new();
         let read = io::stdin().lock().take(64 << 10).read_to_string(&mut text);
@@ -208,6 +208,53 @@ pub async fn reconfigure(common: &Common, arguments: ReconfigureArgs) -> Result<
     follow_and_adopt(common, &context, &site, &run, &deployed.name).await
 }
 
+/// `proxy redeploy`.
+#[derive(Debug, Args)]
+pub struct RedeployArgs {
+    /// Name or id of the deployed proxy
+    name: String,
+    /// Another appliance: a file on the machine of the proxy that deploys, or a URL [default: that of before]
+    #[arg(long, value_name = "VALUE")]
+    image: Option<String>,
+    /// SHA-256 the image must have
+    #[arg(long, value_name = "HEX", requires = "image")]
+    image_sha256: Option<String>,
+    /// Another storage repository, by name or UUID [default: that of before]
+    #[arg(long, value_name = "NAME|UUID")]
+    sr: Option<String>,
+    /// Do it without asking
+    #[arg(long)]
+    yes: bool,
+    /// Return once the run has started, instead of following it to its end
+    #[arg(long)]
+    no_watch: bool,
+}
+
+/// `proxy redeploy`: a new VM takes the place of the present one, which goes once the new one is proven.
+///
+/// # Errors
+/// [`Failure`].
+pub async fn redeploy(common: &Common, arguments: RedeployArgs) -> Result<(), Failure> {
+    let context = Context::new(common)?;
+    let (site, deployed) = find(&context, &arguments.name).await?;
+    let image = arguments.image.map(|url| api::ImageSource { url, sha256: arguments.image_sha256 });
+    if !arguments.yes {
+        let url = image.as_ref().map_or(&deployed.spec.image.url, |image| &image.url);
+        let question =
+            format!("Make the proxy {} anew from {}? Its present VM goes once the new one is proven.", deployed.name, url);
+        if !agreed(&output::printable(&question))? {
+            return Err(Failure::refused("NOT_AGREED", "nothing was touched").next("--yes does it without asking"));
+        }
+    }
+    let params = api::RedeployParams { id: deployed.id.clone(), image, sr: arguments.sr };
+    let run = site.call::<api::Redeploy>(&params).await?;
+    if arguments.no_watch {
+        return watch::started(&context, &site, &run, false).await;
+    }
+    // By its id: while it was made anew, somebody may have called it otherwise.
+    follow_and_adopt(common, &context, &site, &run, &deployed.id).await
+}
+
 /// `proxy destroy`.
 ///
 /// # Errors
@@ -297,7 +344,7 @@ async fn spec(site: &Site, mut answers: Answers) -> Result<DeploySpec, Failure> 
 
 async fn find(context: &Context, name: &str) -> Result<(Site, Deployed), Failure> {
     let names = |deployed: &Deployed| [deployed.id.clone(), deployed.name.clone()];
-    context.find::<DeployedList, _>("deployed proxy", name, &NoParams {}, names).await
+    context.find_proxy::<DeployedList, _>("deployed proxy", name, &NoParams {}, names).await
 }
 
 fn show(site: &Site, review: &DeployReview) -> io::Result<()> {

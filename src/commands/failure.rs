@@ -66,6 +66,15 @@ impl Failure {
         self
     }
 
+    /// Says first what it is a part of.
+    #[must_use]
+    pub fn within(mut self, what: &str) -> Self {
+        if let Some(report) = &mut self.report {
+            report.message = format!("{what}: {}", report.message);
+        }
+        self
+    }
+
     /// A file that could not be read.
     pub fn file(what: &str, path: &std::path::Path, error: &io::Error) -> Self {
         Self::failed("FILE", format!("cannot {what} {}: {error}", path.display()))

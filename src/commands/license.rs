@@ -43,14 +43,17 @@ pub enum LicenseCommand {
         /// Its id, or the beginning of it
         id: String,
         /// The proxy that shall run under it
-        proxy: String,
+        #[arg(value_name = "PROXY")]
+        whose: String,
     },
     /// Free a licence of a proxy
     Unbind {
         /// Its id, or the beginning of it
         id: String,
         /// The proxy
-        proxy: String,
+        // Not called `proxy`: it would be taken for the option --proxy, and only that one be asked.
+        #[arg(value_name = "PROXY")]
+        whose: String,
     },
     /// Forget a licence that serves no proxy
     Remove {
@@ -88,7 +91,7 @@ pub struct IssueArgs {
 /// [`Failure`].
 pub async fn run(common: &Common, command: LicenseCommand) -> Result<(), Failure> {
     match command {
-        LicenseCommand::Keygen { file } => keygen(common, &file),
+        LicenseCommand::Keygen { file } => keygen(common, &file, "[license]\nissuer_keys"),
         LicenseCommand::Issue(arguments) => issue(&arguments),
         LicenseCommand::Import { file } => {
             let context = Context::new(common)?;
@@ -111,8 +114,8 @@ pub async fn run(common: &Common, command: LicenseCommand) -> Result<(), Failure
             }
             Ok(())
         }
-        LicenseCommand::Bind { id, proxy } => bind(&Context::new(common)?, &id, &proxy).await,
-        LicenseCommand::Unbind { id, proxy } => unbind(&Context::new(common)?, &id, &proxy).await,
+        LicenseCommand::Bind { id, whose } => bind(&Context::new(common)?, &id, &whose).await,
+        LicenseCommand::Unbind { id, whose } => unbind(&Context::new(common)?, &id, &whose).await,
         LicenseCommand::Remove { id } => {
             let context = Context::new(common)?;
             let (site, license) = find(&context, &id).await?;
@@ -122,7 +125,11 @@ pub async fn run(common: &Common, command: LicenseCommand) -> Result<(), Failure
     }
 }
 
-fn keygen(common: &Common, file: &Path) -> Result<(), Failure> {
+/// Makes a pair of keys; `place` is where its public half goes in a proxy's configuration.
+///
+/// # Errors
+/// [`Failure`].
+pub(super) fn keygen(common: &Common, file: &Path, place: &str) -> Result<(), Failure> {
     if file.exists() {
         return Err(Failure::refused("KEY_EXISTS", format!("{} exists: a key is never written over", file.display())));
     }
@@ -133,7 +140,7 @@ fn keygen(common: &Common, file: &Path) -> Result<(), Failure> {
         return Ok(output::json(&serde_json::json!({ "public": key.public().to_string(), "id": key.public().id() }))?);
     }
     output::aside(&format!("the secret key {} is in {}; the public one for backhauld.toml:", key.public().id(), file.display()));
-    Ok(output::line(&format!("[license]\nissuer_keys = [\"{}\"]", key.public()))?)
+    Ok(output::line(&format!("{place} = [\"{}\"]", key.public()))?)
 }
 
 fn issue(arguments: &IssueArgs) -> Result<(), Failure> {
@@ -204,13 +211,29 @@ fn words(license: &License) -> Vec<(&'static str, String)> {
     words
 }
 
-/// The licence that an id, or the beginning of one, means.
+/// The licence that an id, or the beginning of one, means, and the first proxy that holds it: a licence is held by the proxy
+/// it serves, and often by the one that has deployed that.
 async fn find(context: &Context, id: &str) -> Result<(Site, License), Failure> {
-    let names = |license: &License| {
-        let beginning = license.id.get(..id.len()).filter(|_| id.len() >= 4).unwrap_or(&license.id);
-        [license.id.clone(), beginning.to_owned()]
-    };
-    context.find::<LicenseList, _>("license", id, &NoParams {}, names).await
+    let (mut found, mut missing) = (Vec::<(Site, License)>::new(), None);
+    for site in context.sites()? {
+        match site.call::<LicenseList>(&NoParams {}).await {
+            Ok(held) => found.extend(held.into_iter().map(|license| (site.clone(), license))),
+            Err(failure) => missing = Some(failure),
+        }
+    }
+    let exact = found.iter().any(|(_, license)| license.id == id);
+    found.retain(|(_, license)| license.id == id || (!exact && id.len() >= 4 && license.id.starts_with(id)));
+    let mut ids: Vec<&str> = found.iter().map(|(_, license)| license.id.as_str()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    match (ids.len(), missing) {
+        (0, Some(missing)) => Err(missing.next(format!("a proxy that may hold the licence {id:?} does not answer"))),
+        (0, None) => {
+            Err(Failure::failed("NO_SUCH_OBJECT", format!("no proxy holds a licence {id:?}")).next("backhaul license list"))
+        }
+        (1, _) => Ok(found.swap_remove(0)),
+        _ => Err(Failure::usage(format!("several licences begin with {id:?}: {}", ids.join(", ")))),
+    }
 }
 
 /// The proxy of that name, and who it says it is.

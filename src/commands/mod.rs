@@ -1,16 +1,20 @@
 //! The console's actions without the screen: one-shot commands with `--json` and stable exit codes.
 
+mod bundle;
 pub mod cli;
 mod context;
 mod deploy;
+mod doctor;
 mod failure;
 mod job;
 mod lab;
 mod license;
+mod maintain;
 mod objects;
 mod output;
 mod proxy;
 mod run;
+mod upgrade;
 mod watch;
 
 use std::process::ExitCode;
@@ -58,8 +62,11 @@ pub fn main() -> ExitCode {
 async fn perform(Cli { common, screen, command }: Cli) -> Result<(), Failure> {
     let Some(command) = command else { return console(&common, &screen).await };
     match command {
+        Command::Doctor(arguments) => doctor::doctor(&common, arguments).await,
+        Command::Support(arguments) => doctor::support(&common, arguments).await,
         Command::Lab(arguments) => lab::run(&common, &screen, arguments).await,
         Command::Proxy(command) => proxy::run(&common, command).await,
+        Command::Bundle(command) => bundle::run(&common, command),
         Command::License(command) => license::run(&common, command).await,
         Command::Pool(command) => objects::pool(&Context::new(&common)?, command).await,
         Command::Vm(command) => objects::vm(&Context::new(&common)?, command).await,

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 
-use api::{ErrorReport, NoParams, ProxyStatus, ProxyStatusGet, format_rate};
+use api::{ErrorReport, NoParams, ProxyStatus, ProxyStatusGet, UpgradePhase, UpgradeState, format_rate};
 use futures::future::join_all;
 use serde::Serialize;
 use tls::Fingerprint;
@@ -11,7 +11,7 @@ use url::Url;
 use super::cli::{Common, ProxyCommand, TokenSource};
 use super::context::{Context, config_dir};
 use super::failure::{Exit, Failure};
-use super::{deploy, output};
+use super::{deploy, maintain, output, upgrade};
 use crate::config::{self, Config, Proxy, Token};
 use crate::fleet::{CallError, Client};
 
@@ -40,7 +40,14 @@ pub async fn run(common: &Common, command: ProxyCommand) -> Result<(), Failure> 
         ProxyCommand::Deploy(arguments) => deploy::deploy(common, *arguments).await,
         ProxyCommand::Deployed => deploy::list(common).await,
         ProxyCommand::Claim { name } => deploy::claim(common, &name).await,
+        ProxyCommand::Adopt { name } => maintain::adopt(common, &name).await,
+        ProxyCommand::Certificate(command) => maintain::certificate(common, command).await,
+        ProxyCommand::Drain { name, switch } => maintain::drain(common, &name, switch).await,
+        ProxyCommand::Redeploy(arguments) => deploy::redeploy(common, arguments).await,
+        ProxyCommand::Set(arguments) => maintain::set(common, arguments).await,
+        ProxyCommand::Token(command) => maintain::token(common, command).await,
         ProxyCommand::Reconfigure(arguments) => deploy::reconfigure(common, arguments).await,
+        ProxyCommand::Upgrade(arguments) => upgrade::run(common, arguments).await,
         ProxyCommand::Destroy { name, confirm } => deploy::destroy(common, &name, confirm).await,
         ProxyCommand::Forget { name } => deploy::forget(common, &name).await,
         ProxyCommand::Add { name, url, token, fingerprint, accept_fingerprint } => {
@@ -75,7 +82,7 @@ async fn list(common: &Common) -> Result<(), Failure> {
         vec![
             entry.name.clone(),
             entry.state.to_owned(),
-            status.map(|status| status.version.clone()).unwrap_or_default(),
+            status.map(upgrade::words).unwrap_or_default(),
             status.and_then(|status| status.site.clone()).unwrap_or_default(),
             status.map(|status| status.running.len().to_string()).unwrap_or_default(),
             status.map(|status| format_rate(status.bytes_per_second)).unwrap_or_default(),
@@ -107,10 +114,17 @@ async fn show(common: &Common, name: String) -> Result<(), Failure> {
             ("state", entry.state.into()),
         ];
         if let Some(status) = &entry.status {
-            text.push(("version", status.version.clone()));
+            text.push(("version", upgrade::words(status)));
+            text.extend(status.channel.clone().map(|channel| ("channel", channel)));
+            if status.version != env!("CARGO_PKG_VERSION") {
+                text.push(("skew", concat!("this console is ", env!("CARGO_PKG_VERSION")).to_owned()));
+            }
+            text.extend(status.upgrade.as_ref().map(|upgrade| ("upgrade", last_upgrade(upgrade))));
             text.push(("site", status.site.clone().unwrap_or_default()));
             text.push(("started", output::time(status.started_at)));
             text.push(("speed", format_rate(status.bytes_per_second)));
+            text.extend(status.draining.then(|| ("draining", "starts no new runs".to_owned())));
+            text.extend(status.former_token_until.map(|until| ("former token", format!("good until {}", output::time(until)))));
             text.extend(status.running.iter().map(|run| ("running", format!("{} {}", run.id, run.label))));
         }
         for (key, value) in text {
@@ -121,6 +135,18 @@ async fn show(common: &Common, name: String) -> Result<(), Failure> {
         ("live", _) => Ok(()),
         (state, report) => Err(Failure { exit: if state == "refused" { Exit::Refused } else { Exit::Unreachable }, report }),
     }
+}
+
+fn last_upgrade(state: &UpgradeState) -> String {
+    let phase = match state.phase {
+        UpgradePhase::Draining => "waits for running transfers",
+        UpgradePhase::Swapping => "swaps programs",
+        UpgradePhase::Done => "done",
+        UpgradePhase::RolledBack => "rolled back",
+        UpgradePhase::Failed => "failed",
+    };
+    let error = state.error.as_ref().map(|error| format!(": {}", error.message)).unwrap_or_default();
+    format!("{} → {}, {phase} {}{error}", state.from, state.to, output::time(state.since))
 }
 
 async fn ask(proxy: &Proxy) -> Entry {

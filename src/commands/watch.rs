@@ -42,7 +42,7 @@ pub async fn started(context: &Context, site: &Site, run: &Run, follow_it: bool)
 pub async fn follow(context: &Context, site: &Site, run: &str, cursor: u64) -> Result<(), Failure> {
     let mut follower = Follower::new(site.client().clone(), run.to_owned(), cursor, Some(PATIENCE));
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
-    let mut labels = Labels::default();
+    let mut teller = Teller::new(context, &site.name, run);
     loop {
         let event = tokio::select! {
             event = follower.next() => event,
@@ -62,18 +62,41 @@ pub async fn follow(context: &Context, site: &Site, run: &str, cursor: u64) -> R
                 return Err(error.into());
             }
         };
-        if context.json {
-            output::json(&Line { proxy: &site.name, run, event: &event })?;
-        } else if let Some(text) = labels.sentence(&event.kind) {
-            let time = output::time(event.at);
-            output::line(&format!("{} {:>5}  {}", time.get(11..).unwrap_or(&time), event.cursor, output::printable(&text)))?;
-        }
+        teller.tell(&event)?;
         if let EventKind::RunEnded { outcome, error, .. } = event.kind {
             return match outcome {
                 Outcome::Success => Ok(()),
                 _ => Err(Failure { exit: Exit::Failed, report: error.filter(|_| !context.json) }),
             };
         }
+    }
+}
+
+/// Prints the events of a run.
+pub(super) struct Teller<'a> {
+    json: bool,
+    proxy: &'a str,
+    run: &'a str,
+    labels: Labels,
+}
+
+impl<'a> Teller<'a> {
+    pub(super) fn new(context: &Context, proxy: &'a str, run: &'a str) -> Self {
+        Self { json: context.json, proxy, run, labels: Labels::default() }
+    }
+
+    /// Prints one, unless it only matters to a restart.
+    ///
+    /// # Errors
+    /// Standard output is gone.
+    pub(super) fn tell(&mut self, event: &Event) -> Result<(), Failure> {
+        if self.json {
+            output::json(&Line { proxy: self.proxy, run: self.run, event })?;
+        } else if let Some(text) = self.labels.sentence(&event.kind) {
+            let time = output::time(event.at);
+            output::line(&format!("{} {:>5}  {}", time.get(11..).unwrap_or(&time), event.cursor, output::printable(&text)))?;
+        }
+        Ok(())
     }
 }
 

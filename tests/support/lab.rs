@@ -26,12 +26,18 @@ pub struct Lab {
 
 impl Lab {
     pub async fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &[]).await
+    }
+
+    /// With further options.
+    pub async fn start_with(dir: &Path, more: &[&str]) -> Self {
         let program = Path::new(env!("CARGO_BIN_EXE_backhaul"));
-        let daemon = program.with_file_name("backhauld");
+        let daemon = daemon_program();
         assert!(daemon.is_file(), "{} is missing: cargo build --package daemon", daemon.display());
         let mut child = Command::new(program)
             .args(["lab", "--serve", "--small", "--dir"])
             .arg(dir)
+            .args(more)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -68,7 +74,25 @@ impl Lab {
         }
     }
 
-    /// The daemons of this lab that the system says are running.
+    /// Runs a command that must not succeed; its exit code and what it says.
+    pub async fn refused(&self, arguments: &[&str]) -> (i32, String) {
+        let output = self.run(arguments).await;
+        assert!(!output.status.success(), "{arguments:?} succeeds: {}", stdout(&output));
+        (output.status.code().unwrap(), format!("{}{}", stdout(&output), stderr(&output)))
+    }
+
+    /// What a proxy says of itself.
+    pub async fn status(&self, proxy: &str) -> Value {
+        self.ask(&["proxy", "show", proxy]).await.remove(0)["status"].take()
+    }
+
+    /// Asks the lab to end, and waits until it has.
+    pub async fn stop(mut self) {
+        self.signal(Signal::TERM);
+        assert!(self.child.wait().await.unwrap().success());
+    }
+
+    /// The launchers and daemons of this lab that the system says are running.
     pub fn daemons(&self) -> Vec<Pid> {
         let dir = self.dir.to_str().unwrap();
         let processes = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
@@ -134,6 +158,11 @@ impl Lab {
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_raw(self.child.id().unwrap() as i32).unwrap(), signal).unwrap();
     }
+}
+
+/// The daemon's program, beside the console's.
+pub fn daemon_program() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_backhaul")).with_file_name("backhauld")
 }
 
 /// Every file below a folder that holds a text.

@@ -116,21 +116,32 @@ pub struct Imported {
     pub fingerprint: String,
 }
 
-/// A bundle to upgrade to.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A bundle to upgrade to. It is sent beforehand, as it is, to [`BUNDLE_PATH`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpgradeParams {
-    /// The bundle, base64.
+    /// SHA-256 of the bundle, hexadecimal in lower case. One that was not sent is no such object.
     pub bundle: String,
-    /// Seconds to wait for running transfers; default an hour.
+    /// Seconds to wait for running transfers, which are cancelled then; default an hour.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_seconds: Option<u64>,
+    /// Whether an older version than the running one is meant.
+    #[serde(default)]
+    pub downgrade: bool,
 }
 
-impl std::fmt::Debug for UpgradeParams {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("UpgradeParams").field("bundle_chars", &self.bundle.len()).field("wait", &self.wait_seconds).finish()
-    }
+/// Where a bundle is sent to with `POST`, as it is, by whoever shows the token.
+pub const BUNDLE_PATH: &str = "/api/v1/bundle";
+/// The longest bundle that is taken, bytes: the largest payload, and room for the manifest.
+pub const MAX_BUNDLE: u64 = (256 << 20) + (64 << 10);
+
+/// A bundle that has arrived.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Received {
+    /// Its SHA-256.
+    pub bundle: String,
+    /// Its size, bytes.
+    pub bytes: u64,
 }
 
 /// Where an upgrade stands.

@@ -132,6 +132,8 @@ methods! {
     read DeployedList = "deploy.list" (NoParams) -> Vec<Deployed>;
     /// How to reach a deployed proxy, its token included.
     write DeployClaim = "deploy.claim" (IdParams) -> Credentials;
+    /// Takes down how a deployed proxy is called and reached now, its token included, after it was tried.
+    write DeployAdopt = "deploy.adopt" (Credentials) -> Deployed;
     /// Makes a deployed proxy anew from an image and answers the run; jobs, remotes and identity stay.
     write Redeploy = "deploy.redeploy" (RedeployParams) -> Run;
     /// Changes address or resources of a deployed proxy and answers the run.

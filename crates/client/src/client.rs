@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use api::{Method, RpcRequest, RpcResponse};
+use api::{ErrorCode, ErrorReport, Method, Received, RpcRequest, RpcResponse};
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{CONTENT_TYPE, COOKIE, HeaderValue};
 use serde::de::DeserializeOwned;
@@ -113,6 +113,39 @@ impl Client {
             return Err(self.foreign(format!("it answers {} at once where a stream was expected", M::NAME)));
         }
         Ok(Lines { body, method: PhantomData })
+    }
+
+    /// Sends an upgrade bundle as it is, for [`api::UpgradeStart`].
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn send_bundle(&self, body: impl Into<reqwest::Body>) -> Result<Received, CallError> {
+        let url = self.url.join(api::BUNDLE_PATH).map_err(|_| self.foreign("the address cannot be extended".into()))?;
+        let request = self.http.post(url).header(COOKIE, self.cookie.clone()).body(body);
+        let failed = |error: &reqwest::Error, answered| CallError::from_http(&self.host, self.pinned, error, answered);
+        let mut response = request.send().await.map_err(|error| failed(&error, false))?;
+        let status = response.status().as_u16();
+        match status {
+            401 => return Err(CallError::Authentication { host: self.host.clone() }),
+            404 => return Err(self.foreign("it takes no upgrade bundles: it is of an older version".into())),
+            _ => {}
+        }
+        let mut answer = BytesMut::new();
+        while let Some(piece) = response.chunk().await.map_err(|error| failed(&error, true))? {
+            answer.extend_from_slice(&piece);
+            if answer.len() > MAX_LINE {
+                return Err(self.foreign("its answer to a bundle is too long".into()));
+            }
+        }
+        let unread =
+            |error: serde_json::Error| self.foreign(format!("its answer to a bundle (HTTP {status}) cannot be read: {error}"));
+        match status {
+            200 => serde_json::from_slice(&answer).map_err(unread),
+            _ => {
+                let report: ErrorReport = serde_json::from_slice(&answer).map_err(unread)?;
+                Err(CallError::Answered { code: ErrorCode::Failed, report })
+            }
+        }
     }
 
     /// The certificate the proxy shows, whichever it is. Sends no token.

@@ -12,6 +12,8 @@
 //! | `http_proxy` | `http://[USER:PASSWORD@]HOST[:PORT]` of the proxy for downloads; makes this file one with a secret | none |
 //! | `metrics.token` | whether `/metrics` asks for the token (cookie, or `Authorization: Bearer`) | `false` |
 //! | `license.issuer_keys` | public keys of those who issue licences; with one, jobs run only under a licence | none |
+//! | `upgrade.keys` | public keys of those who make upgrades and images; none: no upgrade is taken | none |
+//! | `upgrade.probation_seconds` | how long a new program may take to show that it is good | 45 |
 //! | `deploy.image` | the appliance's XVA that new proxies are made of unless another is named | none |
 //! | `limits.connections` | client connections at the same time | 512 |
 //! | `limits.runs` | workers at the same time; further runs wait queued | 8 |
@@ -29,6 +31,7 @@ use serde::Deserialize;
 use signed::PublicKey;
 use toml::Spanned;
 
+use crate::launch;
 use crate::secrets::exposed;
 
 /// A configuration that has been read and checked.
@@ -56,6 +59,8 @@ pub struct Config {
     pub limits: Limits,
     /// Public keys of those who issue licences; none: no licence is asked for.
     pub issuer_keys: Vec<PublicKey>,
+    /// Public keys of those who make upgrades and images.
+    pub upgrade_keys: Vec<PublicKey>,
     /// The appliance that new proxies are made of unless another is named.
     pub image: Option<PathBuf>,
 }
@@ -160,7 +165,17 @@ struct Raw {
     #[serde(default)]
     license: RawLicense,
     #[serde(default)]
+    upgrade: RawUpgrade,
+    #[serde(default)]
     deploy: RawDeploy,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawUpgrade {
+    #[serde(default)]
+    keys: Vec<Spanned<String>>,
+    probation_seconds: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -250,6 +265,11 @@ impl Config {
         };
         let issuer_keys = raw.license.issuer_keys.iter().map(|key| source.public_key("license.issuer_keys", key));
         let issuer_keys = issuer_keys.collect::<Result<_, _>>()?;
+        let upgrade_keys = raw.upgrade.keys.iter().map(|key| source.public_key("upgrade.keys", key));
+        let upgrade_keys = upgrade_keys.collect::<Result<_, _>>()?;
+        // The launcher's, who reads it for itself; here it is only checked.
+        let (default, most) = (launch::PROBATION_LIMIT.as_secs(), launch::LONGEST_PROBATION.as_secs());
+        source.count(raw.upgrade.probation_seconds, "upgrade.probation_seconds", default, most)?;
         Ok(Self {
             name,
             site,
@@ -262,6 +282,7 @@ impl Config {
             http_proxy,
             limits,
             issuer_keys,
+            upgrade_keys,
             image: raw.deploy.image.map(|image| base.join(image)),
         })
     }
@@ -303,10 +324,7 @@ impl Source<'_> {
     fn plain(&self, text: Spanned<String>, key: &str) -> Result<String, ConfigError> {
         let start = text.span().start;
         let text = text.into_inner();
-        if text.trim().is_empty() || text.chars().count() > 200 || text.chars().any(char::is_control) {
-            let message = format!("{key}: expected 1 to 200 characters without control characters");
-            return Err(self.wrong(start, message));
-        }
+        check_plain(&text).map_err(|expected| self.wrong(start, format!("{key}: {expected}")))?;
         Ok(text)
     }
 
@@ -373,6 +391,17 @@ impl Source<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a text can be the name of a proxy, or of the place where it stands.
+///
+/// # Errors
+/// What was expected, in words.
+pub(crate) fn check_plain(text: &str) -> Result<(), &'static str> {
+    if text.trim().is_empty() || text.chars().count() > 200 || text.chars().any(char::is_control) {
+        return Err("expected 1 to 200 characters without control characters");
+    }
+    Ok(())
 }
 
 /// Whether a URL can be that of an HTTP proxy.

@@ -1,32 +1,33 @@
 //! The daemon as a whole: what it is made of, how it begins and how it ends.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use api::{LastError, ProxyStatus};
 use futures::future::BoxFuture;
-use tls::{CertificateError, Fingerprint, SelfSigned};
+use tls::{CertificateError, Fingerprint};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::{Config, Token};
+use crate::config::Config;
 use crate::deploy::{self, Deployments};
 use crate::fault::Fault;
 use crate::http;
 use crate::journal::{Journal, JournalError};
 use crate::licensing::Licenses;
+use crate::maintenance::{Certificates, Settings, Tokens};
 use crate::news::News;
 use crate::points::Points;
 use crate::pools::Pools;
 use crate::remotes::Remotes;
 use crate::runs::{Parts, Runs, WorkerProgram};
 use crate::schedule::{Scheduler, Starter};
-use crate::secrets::{exposed, write_private};
 use crate::store::{Store, StoreError};
+use crate::upgrade::{HalfDone, Programs, Upgrades};
 
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +71,9 @@ pub enum StartError {
         /// Why.
         reason: String,
     },
+    /// An upgrade is in the middle of its swap.
+    #[error(transparent)]
+    Upgrade(#[from] HalfDone),
     /// Runs that an earlier process left open cannot be ended.
     #[error("cannot write the journal in {}", path.display())]
     Journal {
@@ -90,14 +94,16 @@ pub enum StartError {
 
 /// Everything a call can reach.
 pub struct Daemon {
-    /// Configuration.
+    /// The configuration file as it was read. Name, site and HTTP proxy as they are now: [`Daemon::settings`].
     pub config: Config,
-    /// The token of the clients. A secret.
-    pub token: Token,
-    /// Its id, its own for ever.
-    pub id: String,
-    /// Certificate's fingerprint.
-    pub fingerprint: Fingerprint,
+    /// Name, site, HTTP proxy and id.
+    pub settings: Arc<Settings>,
+    /// The tokens of the clients.
+    pub tokens: Arc<Tokens>,
+    /// The certificate.
+    pub certificates: Arc<Certificates>,
+    /// Held while a state is taken over.
+    pub importing: tokio::sync::Mutex<()>,
     /// When it started, milliseconds since the Unix epoch.
     pub started_at: i64,
     /// Time.
@@ -120,6 +126,8 @@ pub struct Daemon {
     pub licenses: Arc<Licenses>,
     /// Proxies deployed by this one.
     pub deployments: Arc<Deployments>,
+    /// Upgrades of this proxy.
+    pub upgrades: Arc<Upgrades>,
     /// Rung when a job changed.
     pub schedules_changed: Arc<Notify>,
     /// Told when the daemon stops.
@@ -132,23 +140,38 @@ impl Daemon {
         self.clock.now().as_millisecond()
     }
 
+    /// Its id, its own for ever.
+    pub fn id(&self) -> String {
+        self.settings.id()
+    }
+
+    /// Fingerprint of the certificate that the next connection sees.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.certificates.fingerprint()
+    }
+
     /// The state of this proxy.
     pub async fn status(&self) -> Result<ProxyStatus, Fault> {
         let failure = self.store.last_failure().await?;
         let last_error = failure.and_then(|run| Some(LastError { at: run.ended_at?, run: Some(run.id), error: run.error? }));
+        let settings = self.settings.get();
+        let program = self.upgrades.running();
         Ok(ProxyStatus {
-            name: self.config.name.clone(),
-            site: self.config.site.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            name: settings.name,
+            site: settings.site,
+            version: program.version.clone(),
             started_at: self.started_at,
             running: self.store.open_runs().await?.into_iter().map(|open| open.run).collect(),
             bytes_per_second: self.journal.look_at_all(|run| run.bytes_per_second()).iter().sum(),
             last_error,
-            fingerprint: self.fingerprint.to_string(),
-            id: self.id.clone(),
+            fingerprint: self.fingerprint().to_string(),
+            id: settings.id,
+            channel: program.channel.clone(),
+            build: program.build.clone(),
+            upgrade: self.upgrades.state(),
             draining: self.runs.is_draining(),
             licensing: self.licenses.standing().await?,
-            ..ProxyStatus::default()
+            former_token_until: self.tokens.former_until(self.now()),
         })
     }
 }
@@ -174,23 +197,22 @@ pub struct Running {
     pub address: SocketAddr,
     server: JoinHandle<()>,
     scheduler: JoinHandle<()>,
+    copies: JoinHandle<()>,
     doors: CancellationToken,
 }
 
 /// Starts the daemon: state, certificate, door; then what earlier runs left, and the schedules.
 pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
     tls::install_provider();
+    // Before the database: one that is to be put back is not to be changed.
+    let upgrades = Upgrades::open(Programs::below(&config.state_dir), config.upgrade_keys.clone())?;
     let store = Arc::new(Store::open(&config.state_dir).await?);
-    let token = match &config.token {
-        Some(token) => token.clone(),
-        None => kept_token(&config.token_path())?,
-    };
-    let certificate = certificate(&config)?;
-    let path = config.tls.as_ref().map_or_else(|| config.state_dir.join("certificate.pem"), |files| files.certificate.clone());
-    let wrong = |source| StartError::Certificate { path: path.clone(), source };
-    let fingerprint = certificate.fingerprint().map_err(wrong)?;
-    let mut tls = Arc::unwrap_or_clone(certificate.server_config().map_err(wrong)?);
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let settings = Settings::open(Arc::clone(&store), &config).await?;
+    let tokens = Tokens::open(Arc::clone(&store), &config).await?;
+    if !upgrades.on_probation() {
+        tokens.take_back().await?;
+    }
+    let certificates = Certificates::open(Arc::clone(&store), &config).await?;
 
     let listening = |source| StartError::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(listening)?;
@@ -201,8 +223,7 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
     let journal = Journal::open(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&news)).await?;
     let pools = Pools::open(Arc::clone(&store), Arc::clone(&news)).await?;
     let remotes = Remotes::new(Arc::clone(&store), Arc::clone(&news));
-    let id = store.proxy_id(config.id.as_deref()).await?;
-    let licenses = Licenses::new(Arc::clone(&store), Arc::clone(&clock), config.issuer_keys.clone(), id.clone());
+    let licenses = Licenses::new(Arc::clone(&store), Arc::clone(&clock), config.issuer_keys.clone(), Arc::clone(&settings));
     let runs = Runs::new(Parts {
         store: Arc::clone(&store),
         journal: journal.clone(),
@@ -214,8 +235,12 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
         program,
         stop: stop.clone(),
     });
+    upgrades.take_up(&store, &journal, clock.now().as_millisecond()).await;
+    runs.drain(upgrades.on_probation());
     // Before the first call is answered: nobody ever sees an interrupted run as running.
-    runs.take_up().await.map_err(|source| StartError::Journal { path: config.state_dir.clone(), source })?;
+    runs.take_up(upgrades.open_run().as_deref())
+        .await
+        .map_err(|source| StartError::Journal { path: config.state_dir.clone(), source })?;
     if let Err(fault) = deploy::settle::settle_all(&store, &journal, &news).await {
         tracing::error!(error = %fault.report(), "cannot tell what became of deployed proxies");
     }
@@ -230,7 +255,7 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
     let scheduler = tokio::spawn(scheduler.run(stop.clone()));
     let points = Points::new(Arc::clone(&store), Arc::clone(&remotes));
     let started_at = clock.now().as_millisecond();
-    let settings = deploy::Settings { image: config.image.clone(), upgrade_keys: Vec::new() };
+    let deploying = deploy::Settings { image: config.image.clone(), upgrade_keys: upgrades.keys() };
     let deployments = Deployments::new(
         Arc::clone(&store),
         Arc::clone(&pools),
@@ -238,13 +263,15 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
         journal.clone(),
         Arc::clone(&news),
         Arc::clone(&licenses),
-        settings,
+        deploying,
     );
+    let copies = tokio::spawn(Arc::clone(&deployments).keep_copies(Arc::clone(&clock), stop.clone()));
     let daemon = Arc::new(Daemon {
         config,
-        id,
-        token,
-        fingerprint,
+        settings,
+        tokens,
+        certificates,
+        importing: tokio::sync::Mutex::default(),
         started_at,
         clock,
         store,
@@ -256,21 +283,23 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
         runs,
         licenses,
         deployments,
+        upgrades,
         schedules_changed,
         stop,
     });
     let doors = CancellationToken::new();
-    let server = tokio::spawn(http::serve(listener, Arc::new(tls), Arc::clone(&daemon), doors.clone()));
-    Ok(Running { daemon, address, server, scheduler, doors })
+    let server = tokio::spawn(http::serve(listener, Arc::clone(&daemon), doors.clone()));
+    Ok(Running { daemon, address, server, scheduler, copies, doors })
 }
 
 impl Running {
     /// Stops: no new runs, the running ones cancelled and given their time to clean up, then the door, then the state.
     pub async fn stop(self) {
-        let Self { daemon, server, scheduler, doors, .. } = self;
+        let Self { daemon, server, scheduler, copies, doors, .. } = self;
         daemon.stop.cancel();
         daemon.journal.hurry();
         let _ = scheduler.await;
+        let _ = copies.await;
         daemon.runs.wind_down().await;
         doors.cancel();
         let _ = server.await;
@@ -278,52 +307,4 @@ impl Running {
         daemon.journal.close().await;
         daemon.store.close().await;
     }
-}
-
-/// The token in the state folder: made at the first start and kept, because clients have a copy.
-fn kept_token(path: &Path) -> Result<Token, StartError> {
-    let wrong = |reason: String| StartError::Token { path: path.to_owned(), reason };
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let making = |source| StartError::TokenFile { what: "make", path: path.to_owned(), source };
-            let mut bytes = [0; 32];
-            getrandom::fill(&mut bytes).map_err(|error| making(std::io::Error::other(error)))?;
-            let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            write_private(path, format!("{text}\n").as_bytes()).map_err(making)?;
-            tracing::info!(path = %path.display(), "made the token of the clients; give them a copy of this file");
-            text
-        }
-        Err(source) => return Err(StartError::TokenFile { what: "read", path: path.to_owned(), source }),
-    };
-    if let Some(mode) = exposed(path) {
-        return Err(wrong(format!("others can read it (mode {mode:03o}); expected mode 600 (chmod 600 {})", path.display())));
-    }
-    Token::new(text.trim_end_matches(['\r', '\n']).to_owned()).map_err(|expected| wrong(expected.to_owned()))
-}
-
-/// The configured certificate, or our own: made at the first start and kept, because clients pin it.
-fn certificate(config: &Config) -> Result<SelfSigned, StartError> {
-    let read = |path: &PathBuf| {
-        std::fs::read_to_string(path).map_err(|source| StartError::CertificateFile { what: "read", path: path.clone(), source })
-    };
-    if let Some(files) = &config.tls {
-        return Ok(SelfSigned { certificate_pem: read(&files.certificate)?, key_pem: read(&files.key)? });
-    }
-    // One file for both: they are made, kept and lost together.
-    let path = config.state_dir.join("certificate.pem");
-    match std::fs::read_to_string(&path) {
-        Ok(pem) => return Ok(SelfSigned { certificate_pem: pem.clone(), key_pem: pem }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(source) => return Err(StartError::CertificateFile { what: "read", path, source }),
-    }
-    let host = crate::config::host_name();
-    let address = config.listen.ip().to_string();
-    let names = [host.as_str(), "localhost", "127.0.0.1", "::1", &address];
-    let plain = |name: &&str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:".contains(&b));
-    let names: Vec<&str> = names.into_iter().filter(|name| plain(name)).collect();
-    let made = SelfSigned::generate(&names).map_err(|source| StartError::Certificate { path: path.clone(), source })?;
-    let pem = format!("{}{}", made.certificate_pem, made.key_pem);
-    write_private(&path, pem.as_bytes()).map_err(|source| StartError::CertificateFile { what: "write", path, source })?;
-    Ok(made)
 }

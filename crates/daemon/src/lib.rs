@@ -8,8 +8,11 @@
 //! | [`runs`] | requests to plans to worker processes to last events; recovery |
 //! | [`schedule`], [`clock`] | when jobs run |
 //! | [`deploy`] | proxies deployed by this one: offers, review, registry, outcome |
+//! | [`maintenance`] | settings, tokens, certificate, and the state as a whole |
+//! | [`upgrade`], [`launch`] | another program in the place of this one: as the daemon sees it, and its launcher |
 //! | [`licensing`] | which licences there are, and which proxy each serves |
 //! | [`pools`], [`remotes`], [`points`] | what the proxy reads from and writes to |
+//! | [`doctor`], [`support`] | what is wrong with the proxy, and a redacted text about it |
 //! | [`http`], [`rpc`] | the one door, and the handlers behind it |
 //! | [`first_boot`] | what an appliance's guest takes from and tells to its deployer |
 //! | [`daemon`] | how all of it begins and ends |
@@ -18,12 +21,15 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod deploy;
+pub mod doctor;
 pub mod fault;
 pub mod first_boot;
 pub mod fold;
 pub mod http;
 pub mod journal;
+pub mod launch;
 pub mod licensing;
+pub mod maintenance;
 pub mod news;
 pub mod points;
 pub mod pools;
@@ -33,20 +39,30 @@ pub mod runs;
 pub mod schedule;
 pub mod secrets;
 pub mod store;
+pub mod support;
+pub mod upgrade;
 
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt};
 
-/// Sends the log to standard error; `RUST_LOG` says how much of it.
+/// Sends the log to standard error and keeps its last lines for the support bundle; `RUST_LOG` says how much of it.
 pub fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     // Fails only when a log is already set up, as in tests.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(filter)
+        .with(fmt::layer().with_ansi(false).with_writer(std::io::stderr))
+        .with(fmt::layer().with_ansi(false).with_writer(support::ring()))
+        .try_init();
 }
 
 /// The whole of the daemon process: until SIGTERM or SIGINT; a second one ends it at once.
@@ -102,22 +118,24 @@ async fn serve(config: config::Config) -> ExitCode {
         Err(error) => return failed(&error),
     };
     // Before the door opens, so that no signal finds us without an answer.
-    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::user_defined1()));
+    let (Ok(terminate), Ok(interrupt), Ok(mut confirmed)) = signals else {
         return failed(&std::io::Error::other("cannot listen for signals"));
     };
-    let token_file = config.token.is_none().then(|| config.token_path().display().to_string());
+    let mut asked = Asked { terminate, interrupt, last: None };
+    let token_path = config.token.is_none().then(|| config.token_path());
     let started = tokio::select! {
         started = daemon::start(config, program, Arc::new(clock::SystemClock)) => started,
         // What was begun is found and ended at the next start.
-        _ = terminate.recv() => return ExitCode::SUCCESS,
-        _ = interrupt.recv() => return ExitCode::SUCCESS,
+        () = asked.to_stop() => return ExitCode::SUCCESS,
     };
     let running = match started {
         Ok(running) => running,
         Err(error) => return failed(&error),
     };
-    let (address, fingerprint) = (running.address.to_string(), running.daemon.fingerprint.to_string());
+    // After a rotation there is none any more.
+    let token_file = token_path.filter(|path| path.exists()).map(|path| path.display().to_string());
+    let (address, fingerprint) = (running.address.to_string(), running.daemon.fingerprint().to_string());
     let mut ready = serde_json::json!({ "ready": true, "address": address, "fingerprint": fingerprint });
     if let Some(token_file) = &token_file {
         ready["tokenFile"] = token_file.as_str().into();
@@ -125,19 +143,47 @@ async fn serve(config: config::Config) -> ExitCode {
     let mut stdout = std::io::stdout();
     // Nobody has to listen.
     let _ = writeln!(stdout, "{ready}").and_then(|()| stdout.flush());
-    tracing::info!(name = running.daemon.config.name, address, fingerprint, token_file, "ready");
+    tracing::info!(name = running.daemon.settings.name(), address, fingerprint, token_file, "ready");
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let upgrades = Arc::clone(&running.daemon.upgrades);
+    let code = loop {
+        tokio::select! {
+            () = asked.to_stop() => break ExitCode::SUCCESS,
+            () = upgrades.swap.cancelled() => break ExitCode::from(upgrade::EXIT_SWAP),
+            _ = confirmed.recv() => upgrades.confirmed(&running.daemon).await,
+        }
+    };
     tracing::info!("stopping: running runs are cancelled and clean up; a second signal ends at once");
     tokio::select! {
         () = running.stop() => {}
-        _ = terminate.recv() => tracing::warn!("ended at once; what is left behind is cleaned up at the next start"),
-        _ = interrupt.recv() => tracing::warn!("ended at once; what is left behind is cleaned up at the next start"),
+        () = asked.to_stop() => tracing::warn!("ended at once; what is left behind is cleaned up at the next start"),
     }
-    ExitCode::SUCCESS
+    code
+}
+
+/// Signals closer together than this are one: a service manager may tell the launcher and the daemon both.
+const ECHO: Duration = Duration::from_secs(1);
+
+/// The signals that ask the daemon to stop.
+struct Asked {
+    terminate: Signal,
+    interrupt: Signal,
+    last: Option<Instant>,
+}
+
+impl Asked {
+    async fn to_stop(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+            }
+            let now = Instant::now();
+            if self.last.replace(now).is_none_or(|last| now.duration_since(last) >= ECHO) {
+                return;
+            }
+        }
+    }
 }
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {

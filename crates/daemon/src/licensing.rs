@@ -12,10 +12,11 @@ use signed::PublicKey;
 
 use crate::clock::Clock;
 use crate::fault::Fault;
+use crate::maintenance::Settings;
 use crate::store::{BindingRecord, LicenseRecord, Store};
 
 /// The highest time ever seen: a clock that is behind it was set back.
-const HIGH_WATER: &str = "license_high_water";
+pub(crate) const HIGH_WATER: &str = "license_high_water";
 /// So often at most the highest time is written, milliseconds.
 const HIGH_WATER_STEP: i64 = 3_600_000;
 
@@ -24,14 +25,18 @@ pub struct Licenses {
     store: Arc<Store>,
     clock: Arc<dyn Clock>,
     issuers: Vec<PublicKey>,
-    /// This proxy's id.
-    proxy: String,
+    /// This proxy's id is among them.
+    settings: Arc<Settings>,
 }
 
 impl Licenses {
     /// Over the state, for the keys of the issuers; none: nothing is asked for.
-    pub fn new(store: Arc<Store>, clock: Arc<dyn Clock>, issuers: Vec<PublicKey>, proxy: String) -> Arc<Self> {
-        Arc::new(Self { store, clock, issuers, proxy })
+    pub fn new(store: Arc<Store>, clock: Arc<dyn Clock>, issuers: Vec<PublicKey>, settings: Arc<Settings>) -> Arc<Self> {
+        Arc::new(Self { store, clock, issuers, settings })
+    }
+
+    fn proxy(&self) -> String {
+        self.settings.id()
     }
 
     /// Whether a licence is asked for.
@@ -61,7 +66,8 @@ impl Licenses {
             return Ok(Licensing::default());
         }
         let bindings = self.store.license_bindings().await?;
-        let Some(bound) = bindings.iter().find(|bound| bound.proxy == self.proxy) else {
+        let own = self.proxy();
+        let Some(bound) = bindings.iter().find(|bound| bound.proxy == own) else {
             let fault = Some("no licence is bound to this proxy: its jobs do not run".to_owned());
             return Ok(Licensing { required: true, fault, ..Licensing::default() });
         };
@@ -115,7 +121,7 @@ impl Licenses {
             Ok(license) => {
                 // Pre-bound by its issuer: to this proxy, or to one that it serves from here.
                 let whose = license.bound_to.as_deref().filter(|to| bound.iter().any(|bound| bound.proxy == *to));
-                let (fault, warning) = match license.standing(now, high, whose.unwrap_or(&self.proxy)) {
+                let (fault, warning) = match license.standing(now, high, whose.unwrap_or(&self.proxy())) {
                     Ok(standing) => (None, standing.warning()),
                     Err(fault) => (Some(fault.to_string()), None),
                 };
@@ -189,7 +195,8 @@ impl Licenses {
         }
         let license = signed::License::read(text, &self.issuers).map_err(|error| Fault::invalid("text", error.to_string()))?;
         let (now, high) = self.times().await?;
-        let whose = license.bound_to.as_deref().unwrap_or(&self.proxy);
+        let own = self.proxy();
+        let whose = license.bound_to.as_deref().unwrap_or(&own);
         license.standing(now, high, whose).map_err(|fault| Fault::invalid("text", fault.to_string()))?;
         let record = LicenseRecord { id: license.id.clone(), text: text.to_owned() };
         self.store.put_license(&record, now.as_millisecond()).await?;
@@ -209,7 +216,7 @@ impl Licenses {
 
     /// Binds a licence to a proxy; none: to this one, called `name`.
     pub async fn bind(&self, id: &str, proxy: Option<&Binding>, name: &str) -> Result<License, Fault> {
-        let own = Binding { proxy: self.proxy.clone(), name: name.to_owned() };
+        let own = Binding { proxy: self.proxy(), name: name.to_owned() };
         let record = self.find(id).await?;
         self.reserve(&record.id, &proxy.unwrap_or(&own).proxy, &proxy.unwrap_or(&own).name, self.clock.now().as_millisecond())
             .await?;
@@ -237,7 +244,8 @@ impl Licenses {
     /// Frees the licence of a proxy; none: of this one.
     pub async fn unbind(&self, id: &str, proxy: Option<&Binding>) -> Result<License, Fault> {
         let record = self.find(id).await?;
-        let proxy = proxy.map_or(self.proxy.as_str(), |proxy| &proxy.proxy);
+        let own = self.proxy();
+        let proxy = proxy.map_or(own.as_str(), |proxy| &proxy.proxy);
         let bindings = self.store.license_bindings().await?;
         if !bindings.iter().any(|bound| bound.license == record.id && (bound.proxy == proxy || bound.name == proxy)) {
             return Err(Fault::forbidden("license.unbind", "the licence does not serve that proxy"));
@@ -263,7 +271,9 @@ mod tests {
 
     async fn licenses(dir: &std::path::Path, issuers: Vec<PublicKey>) -> Arc<Licenses> {
         let store = Arc::new(Store::open(dir).await.unwrap());
-        Licenses::new(store, Arc::new(SystemClock), issuers, "me".into())
+        let config = crate::config::Config::parse(&dir.join("backhauld.toml"), "state_dir = \".\"\n").unwrap();
+        let settings = Settings::open(Arc::clone(&store), &config).await.unwrap();
+        Licenses::new(store, Arc::new(SystemClock), issuers, settings)
     }
 
     fn text(key: &SecretKey, proxies: u32, days: i64) -> String {

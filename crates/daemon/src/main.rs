@@ -1,5 +1,6 @@
 //! `backhauld`: the proxy daemon; `backhauld worker` is the process of one run.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -24,6 +25,21 @@ enum Command {
     /// Execute the plan that the daemon sends over file descriptor 0
     #[command(hide = true)]
     Worker,
+    /// Start the daemon, and swap its program when it is upgraded: what a service runs
+    Launch {
+        /// Configuration file (TOML)
+        #[arg(long, value_name = "FILE", default_value = "/etc/backhaul/backhauld.toml")]
+        config: PathBuf,
+    },
+    /// Become a program that ends when its launcher does
+    #[command(hide = true)]
+    Launched {
+        /// Process id of the launcher
+        parent: i32,
+        /// The program and its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        program: Vec<OsString>,
+    },
     /// In an appliance, before the daemon: take the configuration that the VM was given through XenStore
     FirstBoot(Machine),
     /// In an appliance, after the daemon's start: tell port and certificate through XenStore
@@ -48,6 +64,8 @@ fn main() -> ExitCode {
             tls::install_provider();
             engine::worker::main()
         }
+        Some(Command::Launch { config }) => daemon::launch::main(&config),
+        Some(Command::Launched { parent, program }) => daemon::launch::become_program(parent, &program),
         Some(Command::FirstBoot(machine)) => {
             daemon::boot_step(daemon::first_boot::first_boot, &machine.root, machine.xenstore_dir.as_deref())
         }

@@ -21,6 +21,16 @@ const FRESH: Duration = Duration::from_secs(1);
 /// A pool that was away is looked at again when somebody lists pools, at most this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
+async fn log_out(entries: &[Arc<Entry>]) {
+    join_all(entries.iter().map(|entry| async move {
+        let client = entry.client.lock().await.take();
+        if let Some(client) = client {
+            let _ = tokio::time::timeout(Duration::from_secs(2), client.close()).await;
+        }
+    }))
+    .await;
+}
+
 struct Known {
     state: PoolState,
     error: Option<ErrorReport>,
@@ -72,6 +82,18 @@ impl Pools {
     pub async fn open(store: Arc<Store>, news: Arc<News>) -> Result<Arc<Self>, crate::store::StoreError> {
         let entries = store.pools().await?.into_iter().map(|record| (record.id.clone(), Entry::new(record, None))).collect();
         Ok(Arc::new(Self { store, news, entries: Mutex::new(entries) }))
+    }
+
+    /// Takes up the pools as they are stored now, after all of them have changed.
+    pub async fn reload(&self) -> Result<(), crate::store::StoreError> {
+        let stored = self.store.pools().await?;
+        let former: Vec<Arc<Entry>> = {
+            let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+            let new = stored.into_iter().map(|record| (record.id.clone(), Entry::new(record, None))).collect();
+            std::mem::replace(&mut *entries, new).into_values().collect()
+        };
+        log_out(&former).await;
+        Ok(())
     }
 
     fn entries(&self) -> Vec<Arc<Entry>> {
@@ -191,13 +213,7 @@ impl Pools {
 
     /// Logs out everywhere: pools count our sessions.
     pub async fn close(&self) {
-        join_all(self.entries().iter().map(|entry| async move {
-            let client = entry.client.lock().await.take();
-            if let Some(client) = client {
-                let _ = tokio::time::timeout(Duration::from_secs(2), client.close()).await;
-            }
-        }))
-        .await;
+        log_out(&self.entries()).await;
     }
 
     async fn client(&self, entry: &Entry) -> Result<Client, ErrorReport> {
@@ -376,7 +392,8 @@ async fn connect(url: &str, username: &str, password: &str, trust: Trust) -> xap
     Client::connect(Connect::new(url, username, password, trust)).await
 }
 
-fn explain(error: &xapi::Error, what: &str) -> ErrorReport {
+/// An error of a pool in words, with what to do.
+pub(crate) fn explain(error: &xapi::Error, what: &str) -> ErrorReport {
     let report = fault::report(error.code(), what, error);
     match error.code() {
         "POOL_CERTIFICATE" => report.with_next(

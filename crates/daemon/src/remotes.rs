@@ -22,7 +22,7 @@ const LISTING: Duration = Duration::from_secs(60);
 const PROBE: Duration = Duration::from_secs(120);
 
 /// Code of a question that was not asked, because another one is under way.
-const BUSY: &str = "REMOTE_BUSY";
+pub(crate) const BUSY: &str = "REMOTE_BUSY";
 
 /// The remotes of this proxy.
 pub struct Remotes {
@@ -109,7 +109,8 @@ impl Remotes {
         .await)
     }
 
-    async fn space(&self, record: &RemoteRecord) -> Result<Option<storage::Space>, ErrorReport> {
+    /// The free space of a remote, as it is now or was last known.
+    pub(crate) async fn space(&self, record: &RemoteRecord) -> Result<Option<storage::Space>, ErrorReport> {
         if self.gate(&record.id).try_lock().is_err() {
             // A test or a listing is under way: what was last known of the remote still holds.
             if let Some(report) = self.noted(&record.id) {

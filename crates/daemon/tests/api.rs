@@ -67,7 +67,7 @@ async fn only_the_token_opens() {
 async fn a_refusal_has_a_reason_phrase_and_reads_no_body() {
     let dir = tempfile::tempdir().unwrap();
     let (running, _) = start(dir.path()).await;
-    let mut socket = connect(&running.address.to_string(), running.daemon.fingerprint).await;
+    let mut socket = connect(&running.address.to_string(), running.daemon.fingerprint()).await;
     // The body is announced and never sent.
     socket.write_all(b"POST /api/v1 HTTP/1.1\r\nhost: x\r\ncontent-length: 50000000\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();

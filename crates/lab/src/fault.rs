@@ -119,6 +119,11 @@ pub enum Fault {
     OldSnapshot,
     /// `VM.snapshot` fails.
     SnapshotFails,
+    /// The clocks of the hosts are wrong.
+    ClockSkew {
+        /// Seconds they are ahead; negative: behind.
+        seconds: i64,
+    },
     /// A call fails, whichever it is.
     FailCall {
         /// Its name as in [`crate::PoolHandle::log_calls`]: `VM.start`, `Async.VM.start`, `PUT /import`.

@@ -46,7 +46,12 @@ pub(crate) const DATES: &[&str] =
 
 /// Now, as XAPI writes dates.
 pub(crate) fn now() -> String {
-    Timestamp::now().strftime("%Y%m%dT%H:%M:%SZ").to_string()
+    date(Timestamp::now())
+}
+
+/// A time as XAPI writes dates.
+pub(crate) fn date(at: Timestamp) -> String {
+    at.strftime("%Y%m%dT%H:%M:%SZ").to_string()
 }
 
 /// The fields of all classes, by class, with neutral values.

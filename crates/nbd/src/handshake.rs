@@ -12,7 +12,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::wire::{ACK, FIXED_NEWSTYLE, GREETING, NO_ZEROES, OPTION, OPTION_EXPORT_NAME, OPTION_REPLY, OPTION_STARTTLS, ZEROES};
+use crate::wire::{
+    ACK, FIXED_NEWSTYLE, GREETING, NO_ZEROES, OPTION, OPTION_ABORT, OPTION_EXPORT_NAME, OPTION_REPLY, OPTION_STARTTLS, ZEROES,
+};
 use crate::{Endpoint, NbdError, Tls};
 
 /// The longest text accepted behind an option reply, bytes. It explains an error, to nobody here.
@@ -27,6 +29,26 @@ pub(crate) enum Stream {
 
 /// Connects and chooses the export; gives the connection, ready for reads, and the size of the disk in bytes.
 pub(crate) async fn open(endpoint: &Endpoint) -> Result<(Stream, u64), NbdError> {
+    let (mut stream, zeroes) = greeted(endpoint).await?;
+    let size = choose_export(endpoint, &mut stream, zeroes).await?;
+    Ok((stream, size))
+}
+
+/// Whether a server answers and secures the connection as told; nothing is read, and the export's name is not sent.
+/// `true`: the connection was encrypted. The caller limits the time.
+///
+/// # Errors
+/// As for a connection that is read from.
+pub async fn probe(endpoint: &Endpoint) -> Result<bool, NbdError> {
+    let (mut stream, _) = greeted(endpoint).await?;
+    // A host serves sixteen connections at most: this one is told that it is over. Whether it hears is its affair.
+    let _ = stream.write_all(&option(OPTION_ABORT, b"")).await;
+    let _ = stream.shutdown().await;
+    Ok(matches!(stream, Stream::Tls(_)))
+}
+
+/// A connection up to where the export is chosen, and whether the server will pad its answer with zeros.
+async fn greeted(endpoint: &Endpoint) -> Result<(Stream, bool), NbdError> {
     let host = endpoint.address.trim_start_matches('[').trim_end_matches(']');
     let connect = |source| NbdError::Connect { address: endpoint.to_string(), source };
     let tcp = TcpStream::connect((host, endpoint.port)).await.map_err(connect)?;
@@ -43,8 +65,7 @@ pub(crate) async fn open(endpoint: &Endpoint) -> Result<(Stream, u64), NbdError>
             (reply, _) => return Err(NbdError::TlsRefused { address: endpoint.to_string(), reply }),
         },
     }
-    let size = choose_export(endpoint, &mut stream, zeroes).await?;
-    Ok((stream, size))
+    Ok((stream, zeroes))
 }
 
 /// Exchanges greetings. `true` when the server will pad its answer with zeros.

@@ -20,3 +20,4 @@ mod wire;
 pub use client::{Client, Options};
 pub use endpoint::{Endpoint, ExportName, Tls};
 pub use error::NbdError;
+pub use handshake::probe;

@@ -15,6 +15,7 @@ pub(crate) const NO_ZEROES: u16 = 2;
 pub(crate) const ZEROES: usize = 124;
 
 pub(crate) const OPTION_EXPORT_NAME: u32 = 1;
+pub(crate) const OPTION_ABORT: u32 = 2;
 pub(crate) const OPTION_STARTTLS: u32 = 5;
 /// Option reply: done.
 pub(crate) const ACK: u32 = 1;

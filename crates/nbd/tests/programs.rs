@@ -124,6 +124,29 @@ async fn tls_with_the_pinned_certificate_only() {
 }
 
 #[tokio::test]
+async fn a_look_at_a_server_reads_nothing_and_leaves_no_connection() {
+    let (folder, path) = folder();
+    let made = credentials(folder.path());
+    let object = format!("tls-creds-x509,id=tls0,endpoint=server,verify-peer=off,sanity-check=off,dir={}", text(folder.path()));
+    let server = Program::start("qemu-nbd", |port| qemu_nbd(port, &path, &["--object", &object, "--tls-creds=tls0"])).await;
+    let required = Tls::required(&made.certificate_pem).unwrap();
+    let nameless = |tls| nbd::Endpoint { export_name: nbd::ExportName::new("").unwrap(), ..endpoint(server.port, tls) };
+    // More looks than the server has places.
+    for _ in 0..40 {
+        assert!(nbd::probe(&nameless(required)).await.unwrap());
+    }
+    let other = Tls::Required(SelfSigned::generate(&["localhost"]).unwrap().fingerprint().unwrap());
+    assert!(matches!(nbd::probe(&nameless(other)).await, Err(NbdError::Tls { .. })));
+
+    let open = Program::start("qemu-nbd", |port| qemu_nbd(port, &path, &[])).await;
+    let refused = nbd::probe(&endpoint(open.port, required)).await;
+    assert!(matches!(refused, Err(NbdError::TlsRefused { .. })), "{refused:?}");
+    assert!(!nbd::probe(&endpoint(open.port, Tls::Plain)).await.unwrap());
+    let nobody = nbd::probe(&endpoint(support::free_port(), Tls::Plain)).await;
+    assert!(matches!(nobody, Err(NbdError::Connect { .. })), "{nobody:?}");
+}
+
+#[tokio::test]
 async fn a_server_without_tls_is_used_only_where_that_is_allowed() {
     let (_folder, path) = folder();
     let server = Program::start("qemu-nbd", |port| qemu_nbd(port, &path, &[])).await;

@@ -140,7 +140,22 @@ impl BundleManifest {
     /// It cannot be read, is no bundle, was changed, or is signed by nobody trusted here.
     pub fn read(bundle: &mut impl BufRead, trusted: &[PublicKey]) -> Result<Self, BundleError> {
         let text = armour(bundle)?;
-        let document = Document::open(KIND, &text, trusted)?.only(&FIELDS)?;
+        Self::believe(&text, Document::open(KIND, &text, trusted)?)
+    }
+
+    /// Reads the manifest at the beginning of a bundle and says whose signature it bears: enough to show it to a person, not to
+    /// trust it.
+    ///
+    /// # Errors
+    /// It cannot be read, is no bundle, or was changed.
+    pub fn read_of_anyone(bundle: &mut impl BufRead) -> Result<(Self, PublicKey), BundleError> {
+        let text = armour(bundle)?;
+        let (document, signer) = Document::open_of_anyone(KIND, &text)?;
+        Ok((Self::believe(&text, document)?, signer))
+    }
+
+    fn believe(text: &str, document: Document) -> Result<Self, BundleError> {
+        let document = document.only(&FIELDS)?;
         // Mail around a licence is of use; a file that begins with something else is another file.
         if !text.starts_with(&begin(KIND)) {
             return Err(document.damaged("something stands before its manifest").into());
@@ -165,11 +180,19 @@ impl BundleManifest {
 /// # Errors
 /// The program is empty, too large, or its build has a name that no file could have.
 pub fn pack_bundle(program: &[u8], build: &Build, key: &SecretKey) -> Result<Vec<u8>, BundleError> {
+    pack_bundle_at(LEVEL, program, build, key)
+}
+
+/// As [`pack_bundle`], at a level of compression from 1, quick, to 22, small.
+///
+/// # Errors
+/// As [`pack_bundle`].
+pub fn pack_bundle_at(level: i32, program: &[u8], build: &Build, key: &SecretKey) -> Result<Vec<u8>, BundleError> {
     let size = program.len() as u64;
     if size > LARGEST {
         return Err(BundleError::TooLarge { what: "program", size });
     }
-    let payload = zstd::bulk::compress(program, LEVEL).map_err(BundleError::Compress)?;
+    let payload = zstd::bulk::compress(program, level).map_err(BundleError::Compress)?;
     let manifest = BundleManifest {
         build: build.clone(),
         size,

@@ -178,17 +178,23 @@ impl Document {
     /// # Errors
     /// [`DocumentError`].
     pub fn open(kind: &'static str, text: &str, trusted: &[PublicKey]) -> Result<Self, DocumentError> {
+        let (document, signer) = Self::open_of_anyone(kind, text)?;
+        if !trusted.contains(&signer) {
+            let ids: Vec<String> = trusted.iter().map(PublicKey::id).collect();
+            let trusted = if ids.is_empty() { "none".to_owned() } else { ids.join(", ") };
+            return Err(DocumentError::OtherSigner { kind, found: signer.id(), trusted });
+        }
+        Ok(document)
+    }
+
+    /// Reads a text that its signer has signed as it stands, whoever that is.
+    pub(crate) fn open_of_anyone(kind: &'static str, text: &str) -> Result<(Self, PublicKey), DocumentError> {
         let parsed = Parsed::read(kind, text)?;
         // The signature before the signer: a spoilt signer's line is damage, not somebody else's work.
         if !parsed.signer.verifies(parsed.document.body(&parsed.signer).as_bytes(), &parsed.signature) {
             return Err(DocumentError::Broken { kind });
         }
-        if !trusted.contains(&parsed.signer) {
-            let ids: Vec<String> = trusted.iter().map(PublicKey::id).collect();
-            let trusted = if ids.is_empty() { "none".to_owned() } else { ids.join(", ") };
-            return Err(DocumentError::OtherSigner { kind, found: parsed.signer.id(), trusted });
-        }
-        Ok(parsed.document)
+        Ok((parsed.document, parsed.signer))
     }
 }
 

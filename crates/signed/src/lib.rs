@@ -10,7 +10,7 @@ mod key;
 mod license;
 mod sum;
 
-pub use bundle::{Build, BundleError, BundleManifest, Opened, open_bundle, pack_bundle};
+pub use bundle::{Build, BundleError, BundleManifest, Opened, open_bundle, pack_bundle, pack_bundle_at};
 pub use document::{Document, DocumentError};
 pub use image::{ImageCheck, ImageFault, ImageFormat, ImageManifest, ImageNeeds};
 pub use key::{KeyError, PublicKey, SecretKey};

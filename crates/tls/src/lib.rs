@@ -4,9 +4,11 @@
 //! peer is known by the SHA-256 of the certificate it shows. The first time, the fingerprint is observed and shown
 //! to a person on both sides; afterwards only that certificate is accepted.
 
+mod facts;
 mod pin;
 mod self_signed;
 
+pub use facts::Facts;
 pub use pin::{Fingerprint, ParseFingerprintError, Trust, client_config};
 pub use self_signed::{CertificateError, SelfSigned};
 

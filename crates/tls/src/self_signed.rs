@@ -40,6 +40,12 @@ pub enum CertificateError {
     /// Key and certificate do not fit together.
     #[error("the private key does not fit the certificate")]
     Mismatch(#[source] rustls::Error),
+    /// What stands in a certificate cannot be read.
+    #[error("the certificate cannot be read: {reason}")]
+    Unreadable {
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 impl SelfSigned {

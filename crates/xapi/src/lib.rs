@@ -24,9 +24,9 @@ mod xml;
 pub use error::{Class, Error, Result, XapiError};
 pub use events::{Event, EventBatch, Operation};
 pub use record::{
-    Host, HostMetrics, Kind, Network, Pbd, Pif, Pool, Record, Ref, Sr, TaskRecord, Vbd, Vdi, Vif, Vm, VmGuestMetrics, Vtpm,
+    Host, HostMetrics, Kind, Network, Pbd, Pif, Pool, Record, Ref, Sm, Sr, TaskRecord, Vbd, Vdi, Vif, Vm, VmGuestMetrics, Vtpm,
 };
-pub use session::{Client, Connect, Timing, fingerprint};
+pub use session::{Client, Connect, Timing, fingerprint, host_and_port};
 pub use task::Task;
 pub use transfer::{Compression, DiskFormat, Export};
 pub use vdi::{CBT_BLOCK, ChangedBlocks, NbdInfo};

@@ -166,6 +166,8 @@ kinds! {
         metrics: Ref;
         /// What its processors are: `cpu_count` among others.
         cpu_info: Texts;
+        /// What runs on it: `product_brand`, `product_version`, `xapi` among others.
+        software_version: Texts;
     }
 
     /// What is measured of a host.
@@ -342,6 +344,18 @@ kinds! {
         device_config: Texts;
     }
 
+    /// A driver of storage.
+    Sm = "SM" {
+        /// UUID.
+        uuid: String;
+        /// The type of the storage it drives.
+        r#type: String;
+        /// What it can do: `VDI_CONFIG_CBT` among others.
+        capabilities: Vec<String>;
+        /// The same, with versions.
+        features: BTreeMap<String, Value>;
+    }
+
     /// A network.
     Network = "network" {
         /// UUID.
@@ -370,6 +384,8 @@ kinds! {
         vlan: Value = "VLAN";
         /// IPv4 address.
         ip: String = "IP";
+        /// IPv6 addresses, with or without their prefix.
+        ipv6: Vec<String> = "IPv6";
         /// Whether the host's management runs over it.
         management: bool;
         /// Whether it is plugged.

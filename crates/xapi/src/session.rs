@@ -185,6 +185,16 @@ fn with_host(url: &Url, host: &str) -> Result<Url> {
     Ok(base)
 }
 
+/// Host, without the brackets of IPv6, and port of a pool's address.
+///
+/// # Errors
+/// [`Error::Url`].
+pub fn host_and_port(url: &str) -> Result<(String, u16)> {
+    let url = parse_url(url)?;
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    Ok((host, url.port_or_known_default().unwrap_or(443)))
+}
+
 /// The certificate a pool shows, for a person to compare before it is pinned. Sends nothing but a TLS handshake.
 pub async fn fingerprint(url: &str) -> Result<Fingerprint> {
     connection::fingerprint(&parse_url(url)?, Timing::default().connect).await
@@ -385,6 +395,14 @@ mod tests {
         ] {
             assert_eq!(parse_url(text).unwrap().as_str(), url);
         }
+    }
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        let apart = |text: &str| host_and_port(text).unwrap();
+        assert_eq!(apart("https://pool.example"), ("pool.example".into(), 443));
+        assert_eq!(apart("https://[fe80::1]:8443/"), ("fe80::1".into(), 8443));
+        host_and_port("ftp://x").unwrap_err();
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! ```text
 //! DIR/lab.json      how to reach everything; there only while the lab runs
 //! DIR/config        configuration of a console that knows the proxies
+//! DIR/keys          the secret keys of whoever makes upgrades, and licences, for this lab
 //! DIR/pools         the pools, their records and disk images
 //! DIR/remotes/SITE  what the proxies write
 //! DIR/sites/SITE    configuration, state and log of each proxy
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use lab::{Content, DiskSpec, Fault, LabSpec, MIB, PoolHandle, PoolSpec, SrSpec, VmSpec};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use signed::{ImageFormat, ImageManifest, ImageNeeds, KeyError, SecretKey};
 use tls::Fingerprint;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -31,7 +33,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 pub use proxy::guard;
 
 use self::inventory::Inventory;
-use self::proxy::Site;
+use self::proxy::{Setup, Site};
 use super::cli::{Common, Lab as Arguments, LabCommand, Screen};
 use super::failure::{Exit, Failure};
 use super::output;
@@ -48,11 +50,11 @@ pub async fn run(common: &Common, screen: &Screen, arguments: Arguments) -> Resu
         Arguments { command: Some(LabCommand::Mutate { dir, vm, percent }), .. } => mutate(common, &dir, &vm, percent).await,
         // Handled before anything else is set up.
         Arguments { command: Some(LabCommand::Guard { .. }), .. } => Err(Failure::usage("guard is for the lab itself")),
-        Arguments { serve: true, dir: Some(dir), small, line, writes, .. } => {
-            serve(&dir, &spec(small), Pace { line: line.unwrap_or(0), writes }).await
+        Arguments { serve: true, dir: Some(dir), small, line, writes, licensed, .. } => {
+            serve(&dir, &spec(small), Manner { line: line.unwrap_or(0), writes, licensed }).await
         }
-        Arguments { dir, small, line, writes, .. } => {
-            demo(common, screen, dir, &spec(small), Pace { line: line.unwrap_or(DEMO_LINE), writes }).await
+        Arguments { dir, small, line, writes, licensed, .. } => {
+            demo(common, screen, dir, &spec(small), Manner { line: line.unwrap_or(DEMO_LINE), writes, licensed }).await
         }
     }
 }
@@ -83,16 +85,18 @@ fn lent_to(pool: &PoolHandle) -> Option<&'static str> {
 /// MiB a second and connection in front of a person: a real site's line, on which a small disk still takes some seconds.
 const DEMO_LINE: u32 = 10;
 
-/// How fast the simulated sites are.
+/// How fast the simulated sites are, and what they ask for.
 #[derive(Clone, Copy)]
-struct Pace {
+struct Manner {
     /// MiB a second and connection; 0: no limit.
     line: u32,
     /// KiB a second that each running VM writes.
     writes: u32,
+    /// Whether licences are asked for.
+    licensed: bool,
 }
 
-impl Pace {
+impl Manner {
     fn set(self, pool: &PoolHandle) {
         pool.set_write_rate(u64::from(self.writes) * 1024);
         if self.line > 0 {
@@ -116,7 +120,7 @@ struct Running {
 impl Running {
     /// Starts everything, or continues what is in the folder; none when asked to stop meanwhile. Without a lab, every
     /// daemon has ended when this returns.
-    async fn start(dir: &Path, spec: &LabSpec, pace: Pace, stop: &mut Stop) -> Result<Option<Self>, Failure> {
+    async fn start(dir: &Path, spec: &LabSpec, manner: Manner, stop: &mut Stop) -> Result<Option<Self>, Failure> {
         let program = proxy::find_program()?;
         private_dir(dir)?;
         let dir = dir.canonicalize().map_err(|error| Failure::file("find", dir, &error))?;
@@ -136,18 +140,22 @@ impl Running {
             Failure { exit: Exit::Failed, report: Some(report) }
         })?;
         let guests = guests::RealGuests::new(&dir, &program);
-        let image = appliance(&dir).await?;
+        private_dir(&dir.join("keys"))?;
+        let release = secret_key(&dir.join("keys/release.key"))?;
+        let issuer = manner.licensed.then(|| secret_key(&dir.join("keys/issuer.key"))).transpose()?;
+        let image = appliance(&dir, &release).await?;
+        let setup = Setup { program, image, release: release.public(), issuer: issuer.map(|issuer| issuer.public()) };
         let mut sites = Vec::new();
         let (mut failed, mut asked) = (None, false);
         for pool in lab.pools() {
-            pace.set(pool);
+            manner.set(pool);
             pool.set_guests(Arc::clone(&guests) as Arc<dyn lab::Guests>);
         }
         for pool in lab.pools().iter().filter(|pool| lent_to(pool).is_none()) {
             output::aside(&format!("starting proxy {}…", pool.name()));
             let others = lab.pools().iter().filter(|other| lent_to(other) == Some(pool.name()));
             let pools: Vec<&PoolHandle> = std::iter::once(pool).chain(others).collect();
-            let mut starting = std::pin::pin!(Site::start(&dir, &program, &pools, &image));
+            let mut starting = std::pin::pin!(Site::start(&dir, &setup, &pools));
             let started = tokio::select! {
                 started = &mut starting => started,
                 // A daemon that has begun is asked to end, not cut off: it may be writing.
@@ -202,13 +210,28 @@ impl Running {
 /// Size of the disk of the lab's appliance, bytes: small, because nothing is on it but a partition table.
 const APPLIANCE_DISK: u64 = 16 * MIB;
 
-/// Makes the image that proxies are deployed from, with its checksum beside it.
-async fn appliance(dir: &Path) -> Result<PathBuf, Failure> {
+/// The key of before, or a new one.
+fn secret_key(path: &Path) -> Result<SecretKey, Failure> {
+    let wrong = |error: KeyError| Failure::failed("LAB", format!("{}: {error}", path.display()));
+    match fs::read_to_string(path) {
+        Ok(text) => text.parse().map_err(wrong),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let key = SecretKey::generate().map_err(wrong)?;
+            let text = format!("{}\n", key.expose());
+            crate::config::write_private(path, &text).map_err(|error| Failure::file("write", path, &error))?;
+            Ok(key)
+        }
+        Err(error) => Err(Failure::file("read", path, &error)),
+    }
+}
+
+/// Makes the image that proxies are deployed from, with its checksum and its signed manifest beside it.
+async fn appliance(dir: &Path, release: &SecretKey) -> Result<PathBuf, Failure> {
     let images = dir.join("images");
     private_dir(&images)?;
     let path = images.join("backhaul-appliance.xva");
-    let sum = path.with_added_extension("sha256");
-    if path.is_file() && sum.is_file() {
+    let (sum, manifest) = (path.with_added_extension("sha256"), path.with_added_extension("manifest"));
+    if path.is_file() && sum.is_file() && manifest.is_file() {
         return Ok(path);
     }
     let meta = xva::Appliance {
@@ -227,6 +250,15 @@ async fn appliance(dir: &Path) -> Result<PathBuf, Failure> {
     let hash: String = Sha256::digest(&archive).iter().map(|byte| format!("{byte:02x}")).collect();
     fs::write(&path, &archive).map_err(|error| Failure::file("write", &path, &error))?;
     fs::write(&sum, format!("{hash}  backhaul-appliance.xva\n")).map_err(|error| Failure::file("write", &sum, &error))?;
+    let described = ImageManifest {
+        version: meta.version,
+        format: ImageFormat::Xva,
+        size: archive.len() as u64,
+        sha256: hash,
+        needs: ImageNeeds { memory: meta.memory, vcpus: meta.vcpus, disk: meta.disk },
+    };
+    let text = described.sign(release).map_err(|error| Failure::failed("LAB", format!("the image is not signed: {error}")))?;
+    fs::write(&manifest, text).map_err(|error| Failure::file("write", &manifest, &error))?;
     Ok(path)
 }
 
@@ -250,9 +282,9 @@ async fn keep_described(dir: &Path, lab: &lab::Lab, mut inventory: Inventory) {
 }
 
 /// `backhaul lab --serve`.
-async fn serve(dir: &Path, spec: &LabSpec, pace: Pace) -> Result<(), Failure> {
+async fn serve(dir: &Path, spec: &LabSpec, manner: Manner) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
-    let Some(mut running) = Running::start(dir, spec, pace, &mut stop).await? else { return Ok(()) };
+    let Some(mut running) = Running::start(dir, spec, manner, &mut stop).await? else { return Ok(()) };
     output::aside(&format!("the lab runs; {} says how to reach it", running.dir.join("lab.json").display()));
     tokio::select! {
         () = stop.asked() => {}
@@ -263,13 +295,13 @@ async fn serve(dir: &Path, spec: &LabSpec, pace: Pace) -> Result<(), Failure> {
 }
 
 /// `backhaul lab`.
-async fn demo(common: &Common, screen: &Screen, dir: Option<PathBuf>, spec: &LabSpec, pace: Pace) -> Result<(), Failure> {
+async fn demo(common: &Common, screen: &Screen, dir: Option<PathBuf>, spec: &LabSpec, manner: Manner) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
         return Err(Failure::usage(crate::tui::TuiError::NoTerminal.to_string()).next("backhaul lab --serve --dir DIR"));
     }
     let mut stop = Stop::new()?;
     let home = Home::new(dir)?;
-    let Some(mut running) = Running::start(home.path(), spec, pace, &mut stop).await? else { return Ok(()) };
+    let Some(mut running) = Running::start(home.path(), spec, manner, &mut stop).await? else { return Ok(()) };
     let config = Config::load(&running.dir.join("config"));
     let proxies = config.proxies?;
     let (fleet, events): (_, UnboundedReceiver<FleetEvent>) = Fleet::start(&proxies);

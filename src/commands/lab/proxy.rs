@@ -1,4 +1,4 @@
-//! One site of a lab: its `backhauld`, with the pool and the remote it is told about.
+//! One site of a lab: its `backhauld` under its launcher, with the pool and the remote it is told about.
 
 use std::fs;
 use std::io::{self, Seek as _, Write as _};
@@ -13,6 +13,7 @@ use api::{IdParams, NoParams, Pool, PoolAdd, PoolList, PoolRemove, RemoteAdd, Re
 use lab::PoolHandle;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
+use signed::PublicKey;
 use tls::Fingerprint;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
@@ -31,12 +32,24 @@ pub(super) const PAUSE: Duration = Duration::from_millis(500);
 
 /// A site.
 pub(super) struct Site {
-    program: PathBuf,
+    setup: Setup,
     dir: PathBuf,
     proxy: Proxy,
     remote: inventory::Remote,
-    image: PathBuf,
     child: Child,
+}
+
+/// What the proxies of a lab have in common.
+#[derive(Clone)]
+pub(super) struct Setup {
+    /// The daemon's program.
+    pub program: PathBuf,
+    /// The appliance that proxies are deployed from.
+    pub image: PathBuf,
+    /// Whose bundles and images they take.
+    pub release: PublicKey,
+    /// Whose licences they ask for, if for any.
+    pub issuer: Option<PublicKey>,
 }
 
 /// What a daemon says on standard output once it answers.
@@ -65,16 +78,16 @@ pub(super) fn find_program() -> Result<PathBuf, Failure> {
 impl Site {
     /// Starts the daemon of a pool's site, and tells it its pool and its remote if it does not know them.
     /// The first pool is its own; the others are those of sites without a proxy.
-    pub async fn start(lab: &Path, program: &Path, pools: &[&PoolHandle], image: &Path) -> Result<Self, Failure> {
+    pub async fn start(lab: &Path, setup: &Setup, pools: &[&PoolHandle]) -> Result<Self, Failure> {
         let Some(own) = pools.first() else { return Err(Failure::failed("LAB", "a site needs a pool")) };
         let name = own.name().to_owned();
         let folder: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
         let dir = lab.join("sites").join(&folder);
         private_dir(&dir)?;
         let token = token(&dir.join("token"))?;
-        let (child, ready) = match launch(program, &dir, &name, kept_port(&dir), image).await {
+        let (child, ready) = match launch(setup, &dir, &name, kept_port(&dir)).await {
             // The port of last time is taken: any other will do, its client has not been told yet.
-            Err(_) if kept_port(&dir) != 0 => launch(program, &dir, &name, 0, image).await?,
+            Err(_) if kept_port(&dir) != 0 => launch(setup, &dir, &name, 0).await?,
             launched => launched?,
         };
         let url = check_url(&format!("https://{}", ready.address)).map_err(|error| Failure::failed("LAB", error))?;
@@ -86,7 +99,7 @@ impl Site {
         private_dir(&path)?;
         let url = format!("file://{}", path.display());
         let remote = inventory::Remote { proxy: name.clone(), name: format!("{name}-backups"), url, path };
-        let site = Self { program: program.to_owned(), dir, proxy, remote, image: image.to_owned(), child };
+        let site = Self { setup: setup.clone(), dir, proxy, remote, child };
         for pool in pools {
             site.introduce(pool).await?;
         }
@@ -140,7 +153,7 @@ impl Site {
             let _ = self.child.wait().await;
             tracing::warn!(proxy = self.proxy.name, "the daemon ended; starting it again");
             tokio::time::sleep(PAUSE).await;
-            match launch(&self.program, &self.dir, &self.proxy.name, kept_port(&self.dir), &self.image).await {
+            match launch(&self.setup, &self.dir, &self.proxy.name, kept_port(&self.dir)).await {
                 Ok((child, _)) => self.child = child,
                 Err(failure) => tracing::warn!(proxy = self.proxy.name, ?failure, "the daemon does not start"),
             }
@@ -189,22 +202,35 @@ fn random_token() -> io::Result<String> {
 }
 
 /// Writes the daemon's configuration, starts it, and waits until it answers.
-async fn launch(program: &Path, dir: &Path, name: &str, port: u16, image: &Path) -> Result<(Child, Ready), Failure> {
+async fn launch(setup: &Setup, dir: &Path, name: &str, port: u16) -> Result<(Child, Ready), Failure> {
     let file = dir.join("backhauld.toml");
-    let config: toml::Table = [
+    let write = |port| {
+        write_private(&file, &config(setup, name, port).to_string()).map_err(|error| Failure::file("write", &file, &error))
+    };
+    write(port)?;
+    let mut started = spawn(&setup.program, &file, dir)?;
+    let ready = started.ready(name).await?;
+    // The program that it is upgraded to is to be found where this one is.
+    write(ready.address.port())?;
+    Ok((started.child, ready))
+}
+
+fn config(setup: &Setup, name: &str, port: u16) -> toml::Table {
+    let table = |key: &str, value: toml::Value| toml::Value::from(toml::Table::from_iter([(key.to_owned(), value)]));
+    let keys = |keys: &[&PublicKey]| toml::Value::from(keys.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let mut config = toml::Table::from_iter([
         ("name".to_owned(), name.into()),
         ("site".to_owned(), name.into()),
         ("listen".to_owned(), format!("127.0.0.1:{port}").into()),
         ("state_dir".to_owned(), "state".into()),
         ("token_file".to_owned(), "token".into()),
-        ("deploy".to_owned(), toml::Table::from_iter([("image".to_owned(), image.display().to_string().into())]).into()),
-    ]
-    .into_iter()
-    .collect();
-    write_private(&file, &config.to_string()).map_err(|error| Failure::file("write", &file, &error))?;
-    let mut started = spawn(program, &file, dir)?;
-    let ready = started.ready(name).await?;
-    Ok((started.child, ready))
+        ("deploy".to_owned(), table("image", setup.image.display().to_string().into())),
+        ("upgrade".to_owned(), table("keys", keys(&[&setup.release]))),
+    ]);
+    if let Some(issuer) = &setup.issuer {
+        config.insert("license".to_owned(), table("issuer_keys", keys(&[issuer])));
+    }
+    config
 }
 
 /// A daemon that has been started.
@@ -226,7 +252,7 @@ pub(super) fn spawn(program: &Path, file: &Path, dir: &Path) -> Result<Started, 
     let spawned = Command::new(me)
         .args(["lab", "guard", &std::process::id().to_string()])
         .arg(program)
-        .arg("--config")
+        .args(["launch", "--config"])
         .arg(file)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

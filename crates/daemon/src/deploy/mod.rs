@@ -5,6 +5,7 @@
 //! starts and holds the token; [`settle`](settle::settle) reads from the run's journal what came of it, at its end or at
 //! the next start of the daemon, so that a row and its VM never disagree for long.
 
+mod known;
 mod offers;
 mod plan;
 mod review;
@@ -14,7 +15,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use api::{
-    Credentials, DeployOptions, DeployReview, DeploySpec, Deployed, DeployedState, DestroyParams, ReconfigureParams, Run, Topic,
+    Credentials, DeployOptions, DeployReview, DeploySpec, Deployed, DeployedState, DestroyParams, ReconfigureParams,
+    RedeployParams, Run, Topic,
 };
 use engine::plan::{DestroyPlan, ReconfigurePlan};
 use futures::future::join_all;
@@ -128,6 +130,31 @@ impl Deployments {
             self.store.remove_deployment(&id).await?;
             return Err(fault);
         }
+        self.begin(record, Request::Deploy(Box::new(plan))).await
+    }
+
+    /// Makes a deployed proxy anew. Its VM stays until the new one is proven.
+    ///
+    /// # Errors
+    /// All that speaks against it, at once; then nothing was touched.
+    pub async fn redeploy(&self, given: &RedeployParams) -> Result<Run, Fault> {
+        let _deciding = self.deciding.lock().await;
+        let mut record = self.idle(&given.id, "deploy.redeploy").await?;
+        let mut spec = record.spec.clone();
+        spec.http_proxy = record.secrets.http_proxy.as_ref().map(|secret| secret.expose().to_owned());
+        spec.image.url = record.secrets.image.expose().to_owned();
+        if let Some(image) = &given.image {
+            spec.image = image.clone();
+        }
+        if given.sr.is_some() {
+            spec.sr.clone_from(&given.sr);
+        }
+        let looked = self.look(&spec, Some(&record)).await?;
+        let Some(choice) = looked.choice else { return Err(api::deploy::refusal(&looked.review.faults).into()) };
+        let plan = self.redeploy_plan(&record, &spec, &choice).await?;
+        spec.sr = Some(choice.sr.uuid.clone());
+        record.wanted = Some(spec.redacted());
+        record.secrets.wanted_image = Some(plan.image.url.clone());
         self.begin(record, Request::Deploy(Box::new(plan))).await
     }
 
@@ -260,7 +287,9 @@ impl Deployments {
         let first = record.state == DeployedState::Deploying;
         if !first {
             record.state = DeployedState::Changing;
-            self.store.set_deployment(&record).await?;
+            self.store.set_deployment_with_secrets(&record).await?;
+            // Whoever looks after it lets go of it.
+            self.news.changed(Topic::Deployed);
         }
         match self.runs.start(request).await {
             Ok(run) => {
@@ -274,8 +303,9 @@ impl Deployments {
                     self.store.remove_deployment(&record.id).await?;
                 } else {
                     record.state = DeployedState::Ready;
-                    record.wanted = None;
-                    self.store.set_deployment(&record).await?;
+                    (record.wanted, record.secrets.wanted_image) = (None, None);
+                    self.store.set_deployment_with_secrets(&record).await?;
+                    self.news.changed(Topic::Deployed);
                 }
                 Err(fault)
             }

@@ -2,7 +2,7 @@
 
 use api::deploy::minimum;
 use api::{DeploySpec, DeployedState, FieldFault, Login, StepInfo};
-use engine::plan::{DeployPlan, DeployTimes, ImagePlan, LoginPlan, Secret};
+use engine::plan::{DeployPlan, DeployTimes, ImagePlan, LoginPlan, ReplacePlan, Secret};
 
 use super::Deployments;
 use super::review::Choice;
@@ -49,6 +49,24 @@ impl Deployments {
         })
     }
 
+    /// The plan by which a proxy is made anew: it keeps its id, its token and its login, and takes its former state over.
+    pub(super) async fn redeploy_plan(
+        &self,
+        record: &DeploymentRecord,
+        spec: &DeploySpec,
+        choice: &Choice,
+    ) -> Result<DeployPlan, Fault> {
+        let (Some(vm), Some(url), Some(fingerprint)) = (&record.vm, &record.url, &record.fingerprint) else {
+            return Err(super::never_ready(record));
+        };
+        let state = self.store.deployment_state(&record.id).await?;
+        let mut plan = self.deploy_plan(&record.id, spec, choice).await?;
+        plan.token = record.secrets.token.clone();
+        plan.login.clone_from(&record.secrets.login);
+        plan.replaces = Some(ReplacePlan { vm: vm.clone(), url: url.clone(), fingerprint: fingerprint.clone(), state });
+        Ok(plan)
+    }
+
     fn site(&self, spec: &DeploySpec) -> String {
         let pool = self.pools.find(&spec.pool).map_or_else(|_| spec.pool.clone(), |(_, name)| name);
         spec.site.clone().filter(|site| !site.trim().is_empty()).unwrap_or(pool)
@@ -92,6 +110,7 @@ pub(super) fn record(id: &str, spec: &DeploySpec, choice: &Choice, plan: &Deploy
             http_proxy: plan.http_proxy.clone(),
             login: plan.login.clone(),
             image: plan.image.url.clone(),
+            wanted_image: None,
         },
         copied_at: None,
         ready_at: None,
@@ -99,11 +118,9 @@ pub(super) fn record(id: &str, spec: &DeploySpec, choice: &Choice, plan: &Deploy
 }
 
 fn new_token() -> Result<String, Fault> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| {
+    crate::maintenance::random().map_err(|error| {
         Fault::Failed(api::ErrorReport::new("RANDOM", format!("no random numbers for the proxy's token: {error}")))
-    })?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    })
 }
 
 /// A password leaves this machine only as crypt(5) hashes it.

@@ -45,7 +45,8 @@ impl Deployments {
             Ok(offer) => {
                 sr = found.storage(spec, &offer.pool, &others);
                 network = found.network(spec, &offer.pool);
-                found.host(spec, &offer.pool);
+                // What it has now is free again once it is off.
+                found.host(spec, &offer.pool, replacing.map_or(0, |this| this.spec.memory));
                 found.address(spec, &offer, &others, replacing);
                 pool = Some(offer.pool);
             }
@@ -160,12 +161,12 @@ impl Found {
         Some(chosen.clone())
     }
 
-    fn host(&mut self, spec: &DeploySpec, pool: &PoolOffer) {
+    fn host(&mut self, spec: &DeploySpec, pool: &PoolOffer, freed: u64) {
         if let Some(why) = &pool.why_not {
             self.fault("pool", format!("{}: {why}", pool.name));
             return;
         }
-        if spec.memory > pool.memory_free && spec.memory >= minimum::MEMORY {
+        if spec.memory > pool.memory_free.saturating_add(freed) && spec.memory >= minimum::MEMORY {
             let most = format_bytes(pool.memory_free);
             self.fault("memory", format!("no host of {} has {} free; the most is {most}", pool.name, format_bytes(spec.memory)));
         }

@@ -104,12 +104,15 @@ async fn apply(store: &Store, mut record: DeploymentRecord, verdict: Verdict, at
             if let Some(wanted) = record.wanted.take() {
                 record.spec = wanted;
             }
+            if let Some(image) = record.secrets.wanted_image.take() {
+                record.secrets.image = image;
+            }
             record.ready_at = record.ready_at.or(at);
         }
     }
-    record.wanted = None;
+    (record.wanted, record.secrets.wanted_image) = (None, None);
     record.state = DeployedState::Ready;
-    Ok(store.set_deployment(&record).await?)
+    Ok(store.set_deployment_with_secrets(&record).await?)
 }
 
 async fn remove(store: &Store, record: &DeploymentRecord) -> Result<(), Fault> {

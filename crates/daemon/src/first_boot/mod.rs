@@ -7,6 +7,8 @@
 //! | --- | --- | --- |
 //! | `backhaul/name`, `/site`, `/id` | | the same keys of the configuration |
 //! | `backhaul/listen`, `/port` | | `listen` |
+//! | `backhaul/issuer-key` | | added to `license.issuer_keys` |
+//! | `backhaul/upgrade-key` | | added to `upgrade.keys` |
 //! | `backhaul/token` | `xo-proxy-authenticationToken` | `token` in the state folder; removed |
 //! | `backhaul/http-proxy` | `xoa-updater-proxy-url` | `http_proxy` of the configuration; removed |
 //! | `backhaul/address`, `/gateway`, `/dns` | `ip`, `netmask`, `gateway`, `dns` | `etc/systemd/network/10-backhaul.network` |
@@ -138,6 +140,12 @@ fn configure(root: &Path, settings: &Settings) -> Result<(), FirstBootError> {
     if settings.site.as_deref() == Some("") {
         config.remove("site");
     }
+    let keys = [("license", "issuer_keys", &settings.issuer_key), ("upgrade", "keys", &settings.upgrade_key)];
+    for (table, list, key) in keys {
+        if let Some(key) = key {
+            add_key(&mut config, table, list, &key.to_string());
+        }
+    }
     let fresh = SocketAddr::from((Ipv6Addr::UNSPECIFIED, api::deploy::DEFAULT_PORT)).to_string();
     config.entry("listen").or_insert_with(|| fresh.into());
     let state = root.join(STATE).display().to_string();
@@ -154,6 +162,19 @@ fn configure(root: &Path, settings: &Settings) -> Result<(), FirstBootError> {
         write_file(&path, &format!("{HEADER}{text}"))?;
     }
     Ok(())
+}
+
+/// Adds a key to a list of the configuration: those that a person has put there stay.
+fn add_key(config: &mut toml::Table, table: &str, list: &str, key: &str) {
+    let table = config.entry(table).or_insert_with(|| toml::Table::new().into());
+    // What is something else altogether is said when the configuration is read.
+    let Some(table) = table.as_table_mut() else { return };
+    let list = table.entry(list).or_insert_with(|| toml::value::Array::new().into());
+    if let Some(list) = list.as_array_mut()
+        && !list.iter().any(|known| known.as_str() == Some(key))
+    {
+        list.push(key.into());
+    }
 }
 
 /// The network. Where no address is told, the one from the network, unless it was told before.

@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use api::AddressSpec;
 use engine::plan::Secret;
+use signed::{KeyError, PublicKey};
 
-use crate::config::{Token, check_http_proxy};
+use crate::config::{Token, check_http_proxy, check_plain};
 
 pub(super) const TOKEN: &str = "backhaul/token";
 pub(super) const XO_TOKEN: &str = "xo-proxy-authenticationToken";
@@ -21,7 +22,7 @@ pub(super) const READY: &str = "backhaul/ready";
 const XO_UPDATER: [&str; 2] = ["xoa-updater-channel", "xoa-updater-credentials"];
 
 /// All keys that are read.
-pub(super) const KEYS: [&str; 23] = [
+pub(super) const KEYS: [&str; 25] = [
     "backhaul/name",
     "backhaul/site",
     "backhaul/id",
@@ -30,6 +31,8 @@ pub(super) const KEYS: [&str; 23] = [
     "backhaul/address",
     "backhaul/gateway",
     "backhaul/dns",
+    "backhaul/issuer-key",
+    "backhaul/upgrade-key",
     "ip",
     "netmask",
     "gateway",
@@ -57,6 +60,10 @@ pub(super) struct Settings {
     pub(super) listen: Option<SocketAddr>,
     pub(super) token: Option<Secret>,
     pub(super) http_proxy: Option<Secret>,
+    /// Whose licences are asked for.
+    pub(super) issuer_key: Option<PublicKey>,
+    /// Whose upgrades and images are taken.
+    pub(super) upgrade_key: Option<PublicKey>,
     pub(super) address: Option<AddressSpec>,
     pub(super) login: Vec<Login>,
     /// Keys to remove once the rest is kept.
@@ -95,6 +102,9 @@ impl Settings {
         settings.listen = settings.listen(get("backhaul/listen"), get("backhaul/port"));
         settings.token = settings.either(keys, TOKEN, XO_TOKEN, |text| Token::new(text.to_owned()).map(drop));
         settings.http_proxy = settings.either(keys, HTTP_PROXY, XO_HTTP_PROXY, check_http_proxy);
+        let key = |key: &'static str| get(key).map(|text| (key, text.parse().map_err(|error: KeyError| error.to_string())));
+        settings.issuer_key = key("backhaul/issuer-key").and_then(|(key, parsed)| settings.check(key, parsed));
+        settings.upgrade_key = key("backhaul/upgrade-key").and_then(|(key, parsed)| settings.check(key, parsed));
         settings.address = settings.address(&get);
         settings.logins(&get);
         let gone = [XO_UPDATER[0], XO_UPDATER[1], FINGERPRINT, READY];
@@ -182,10 +192,7 @@ impl Settings {
 }
 
 fn plain(text: &str) -> Result<String, String> {
-    if text.chars().count() > 200 || text.chars().any(char::is_control) {
-        return Err("expected 1 to 200 characters without control characters".to_owned());
-    }
-    Ok(text.to_owned())
+    check_plain(text).map(|()| text.to_owned()).map_err(str::to_owned)
 }
 
 fn login_hash(text: &str) -> Result<Login, String> {

@@ -141,6 +141,28 @@ fn broken_values_are_left_aside_and_the_rest_is_taken() {
 }
 
 #[test]
+fn the_keys_of_issuers_and_of_those_who_upgrade_are_added_to_those_that_are_there() {
+    let [issuer, upgrader, later] = [(); 3].map(|()| signed::SecretKey::generate().unwrap());
+    let (first, second) = (issuer.public().to_string(), upgrader.public().to_string());
+    let guest = Guest::told(&[("backhaul/issuer-key", &first), ("backhaul/upgrade-key", &second)]);
+    guest.boot();
+    let config = guest.config();
+    assert_eq!((config.issuer_keys, config.upgrade_keys), (vec![issuer.public()], vec![upgrader.public()]));
+    let before = guest.read(CONFIG);
+    guest.boot();
+    assert_eq!(guest.read(CONFIG), before);
+    guest.tell(&[("backhaul/upgrade-key", &later.public().to_string())]);
+    guest.boot();
+    assert_eq!(guest.config().upgrade_keys, [upgrader.public(), later.public()]);
+    // The other half of a pair is no key to be told, and is not repeated.
+    guest.tell(&[("backhaul/issuer-key", &later.expose()), ("backhaul/upgrade-key", "x")]);
+    guest.boot();
+    assert_eq!(guest.config().issuer_keys, [issuer.public()]);
+    let warnings = Settings::read(&guest.xenstore().read(&KEYS).unwrap()).warnings;
+    assert!(warnings.len() == 2 && !warnings.concat().contains(&later.expose()), "{warnings:?}");
+}
+
+#[test]
 fn without_keys_nothing_changes() {
     let guest = Guest::told(&[]);
     guest.boot();

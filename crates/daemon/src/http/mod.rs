@@ -3,6 +3,7 @@
 mod metrics;
 mod ndjson;
 mod service;
+mod upload;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,8 +30,7 @@ const FAREWELL: Duration = Duration::from_secs(3);
 ///
 /// Then connections that wait for nothing are closed at once; those to which something is owed get their time, and are cut
 /// off after it.
-pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, daemon: Arc<Daemon>, stop: CancellationToken) {
-    let acceptor = TlsAcceptor::from(tls);
+pub async fn serve(listener: TcpListener, daemon: Arc<Daemon>, stop: CancellationToken) {
     let room = Arc::new(Semaphore::new(daemon.config.limits.connections));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
@@ -46,8 +46,9 @@ pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, daemon
         };
         match accepted {
             Ok((stream, peer)) => {
-                let (acceptor, daemon, stop) = (acceptor.clone(), Arc::clone(&daemon), stop.clone());
-                let cut = cut.clone();
+                // The certificate of now: it may have been renewed since the last connection.
+                let acceptor = TlsAcceptor::from(daemon.certificates.server());
+                let (daemon, stop, cut) = (Arc::clone(&daemon), stop.clone(), cut.clone());
                 connections.spawn(async move {
                     tokio::select! {
                         ended = converse(stream, acceptor, daemon, stop) => if let Err(error) = ended {

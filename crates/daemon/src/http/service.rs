@@ -11,10 +11,8 @@ use hyper::body::Incoming;
 use hyper::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, COOKIE, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 
-use super::{metrics, ndjson};
+use super::{metrics, ndjson, upload};
 use crate::daemon::Daemon;
 use crate::fault::Fault;
 use crate::rpc::{self, Answer};
@@ -54,16 +52,22 @@ async fn route(daemon: Arc<Daemon>, request: Request<Incoming>) -> Response<Body
                 unauthorized()
             }
         }
-        "/api/v1" | "/api/v1/" => not_allowed(request.method(), "POST"),
+        api::BUNDLE_PATH if request.method() == Method::POST => {
+            if authenticated(&daemon, request.headers()) {
+                bundle(&daemon, request.into_body()).await
+            } else {
+                unauthorized()
+            }
+        }
+        "/api/v1" | "/api/v1/" | api::BUNDLE_PATH => not_allowed(request.method(), "POST"),
         _ => plain(StatusCode::NOT_FOUND, "Not Found"),
     }
 }
 
-/// Whether the request shows the token, in the cookie of XO's clients or as a bearer. Hashes are compared, in constant
-/// time, so that neither content nor length of the token shows in how long it takes.
+/// Whether the request shows a token that counts, in the cookie of XO's clients or as a bearer.
 fn authenticated(daemon: &Daemon, headers: &HeaderMap) -> bool {
-    let expected = Sha256::digest(daemon.token.secret());
-    let is_it = |shown: &str| bool::from(Sha256::digest(shown).ct_eq(&expected));
+    let now = daemon.now();
+    let is_it = |shown: &str| daemon.tokens.accept(shown, now);
     let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|line| line.split(';'));
     let cookie = cookies.filter_map(|pair| pair.trim().strip_prefix("authenticationToken="));
     let bearer = headers.get_all(AUTHORIZATION).iter().filter_map(|value| value.to_str().ok()?.strip_prefix("Bearer "));
@@ -74,6 +78,18 @@ fn authenticated(daemon: &Daemon, headers: &HeaderMap) -> bool {
 fn percent_decoded(text: &str) -> String {
     let form = format!("x={}", text.replace('+', "%2B").replace('&', "%26"));
     url::form_urlencoded::parse(form.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
+}
+
+/// Takes an upgrade bundle.
+async fn bundle(daemon: &Daemon, body: Incoming) -> Response<Body> {
+    match upload::receive(daemon, body).await {
+        Ok(received) => json_response(full(json!(received).to_string())),
+        Err(refused) => {
+            let mut response = json_response(full(json!(refused.report()).to_string()));
+            *response.status_mut() = refused.status();
+            closing(response)
+        }
+    }
 }
 
 async fn call(daemon: Arc<Daemon>, body: Incoming) -> Response<Body> {

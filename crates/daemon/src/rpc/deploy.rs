@@ -30,8 +30,12 @@ pub async fn claim(daemon: Arc<Daemon>, given: IdParams) -> Result<Credentials, 
     daemon.deployments.claim(&given.id).await
 }
 
-pub async fn redeploy(_: Arc<Daemon>, _: RedeployParams) -> Result<Run, Fault> {
-    Err(Fault::MethodNotFound("deploy.redeploy".into()))
+pub async fn adopt(daemon: Arc<Daemon>, given: Credentials) -> Result<Deployed, Fault> {
+    daemon.deployments.adopt(&given).await
+}
+
+pub async fn redeploy(daemon: Arc<Daemon>, given: RedeployParams) -> Result<Run, Fault> {
+    daemon.deployments.redeploy(&given).await
 }
 
 pub async fn reconfigure(daemon: Arc<Daemon>, given: ReconfigureParams) -> Result<Run, Fault> {

@@ -3,18 +3,19 @@
 use std::sync::Arc;
 
 use api::{DoctorCheck, DoctorParams, NoParams, SupportBundle};
-use futures::Stream;
+use futures::{Stream, StreamExt};
 
 use crate::daemon::Daemon;
 use crate::fault::Fault;
+use crate::{doctor, support};
 
 pub async fn run(
-    _: Arc<Daemon>,
-    _: DoctorParams,
+    daemon: Arc<Daemon>,
+    given: DoctorParams,
 ) -> Result<impl Stream<Item = Result<DoctorCheck, Fault>> + Send + 'static, Fault> {
-    Err::<futures::stream::Empty<_>, _>(Fault::MethodNotFound("doctor.run".into()))
+    Ok(doctor::examine(daemon, given).await?.map(Ok))
 }
 
-pub async fn support_bundle(_: Arc<Daemon>, _: NoParams) -> Result<SupportBundle, Fault> {
-    Err(Fault::MethodNotFound("support.bundle".into()))
+pub async fn support_bundle(daemon: Arc<Daemon>, _: NoParams) -> Result<SupportBundle, Fault> {
+    Ok(support::bundle(daemon).await)
 }

@@ -28,7 +28,7 @@ pub async fn remove(daemon: Arc<Daemon>, given: IdParams) -> Result<bool, Fault>
 }
 
 pub async fn bind(daemon: Arc<Daemon>, given: LicenseBindParams) -> Result<License, Fault> {
-    let license = daemon.licenses.bind(&given.id, given.proxy.as_ref(), &daemon.config.name).await?;
+    let license = daemon.licenses.bind(&given.id, given.proxy.as_ref(), &daemon.settings.name()).await?;
     daemon.news.changed(Topic::Licenses);
     Ok(license)
 }

@@ -1,39 +1,44 @@
-//! Settings, token, certificate, state and upgrades of this proxy.
+//! Settings, token, certificate and state of this proxy.
 
 use std::sync::Arc;
 
 use api::{
     CertificateRenewParams, ConfigureParams, Imported, NewCertificate, NewToken, NoParams, ProxyState, ProxyStatus,
-    TokenRotateParams, UpgradeParams, UpgradeState,
+    TokenRotateParams, Topic,
 };
 
 use crate::daemon::Daemon;
 use crate::fault::Fault;
+use crate::maintenance;
 
-pub async fn configure(_: Arc<Daemon>, _: ConfigureParams) -> Result<ProxyStatus, Fault> {
-    Err(Fault::MethodNotFound("proxy.configure".into()))
+pub async fn configure(daemon: Arc<Daemon>, given: ConfigureParams) -> Result<ProxyStatus, Fault> {
+    daemon.settings.change(&given).await?;
+    daemon.news.changed(Topic::Licenses);
+    daemon.status().await
 }
 
-pub async fn rotate_token(_: Arc<Daemon>, _: TokenRotateParams) -> Result<NewToken, Fault> {
-    Err(Fault::MethodNotFound("token.rotate".into()))
+pub async fn rotate_token(daemon: Arc<Daemon>, given: TokenRotateParams) -> Result<NewToken, Fault> {
+    let token = daemon.tokens.rotate(given.overlap_seconds, daemon.now()).await?;
+    daemon.news.moved();
+    Ok(token)
 }
 
-pub async fn revoke_token(_: Arc<Daemon>, _: NoParams) -> Result<bool, Fault> {
-    Err(Fault::MethodNotFound("token.revoke".into()))
+pub async fn revoke_token(daemon: Arc<Daemon>, _: NoParams) -> Result<bool, Fault> {
+    let done = daemon.tokens.revoke(daemon.now()).await?;
+    daemon.news.moved();
+    Ok(done)
 }
 
-pub async fn renew_certificate(_: Arc<Daemon>, _: CertificateRenewParams) -> Result<NewCertificate, Fault> {
-    Err(Fault::MethodNotFound("certificate.renew".into()))
+pub async fn renew_certificate(daemon: Arc<Daemon>, given: CertificateRenewParams) -> Result<NewCertificate, Fault> {
+    let fingerprint = daemon.certificates.renew(&given).await?;
+    daemon.news.moved();
+    Ok(NewCertificate { fingerprint: fingerprint.to_string() })
 }
 
-pub async fn export_state(_: Arc<Daemon>, _: NoParams) -> Result<ProxyState, Fault> {
-    Err(Fault::MethodNotFound("state.export".into()))
+pub async fn export_state(daemon: Arc<Daemon>, _: NoParams) -> Result<ProxyState, Fault> {
+    maintenance::export(&daemon).await
 }
 
-pub async fn import_state(_: Arc<Daemon>, _: ProxyState) -> Result<Imported, Fault> {
-    Err(Fault::MethodNotFound("state.import".into()))
-}
-
-pub async fn upgrade(_: Arc<Daemon>, _: UpgradeParams) -> Result<UpgradeState, Fault> {
-    Err(Fault::MethodNotFound("upgrade.start".into()))
+pub async fn import_state(daemon: Arc<Daemon>, given: ProxyState) -> Result<Imported, Fault> {
+    maintenance::import(&daemon, given).await
 }

@@ -14,6 +14,7 @@ mod restore_point;
 mod run;
 mod schedule;
 mod system;
+mod upgrade;
 mod vm;
 
 use std::sync::Arc;
@@ -86,6 +87,7 @@ handlers! {
     scalar DeployStart => deploy::start;
     scalar DeployedList => deploy::list;
     scalar DeployClaim => deploy::claim;
+    scalar DeployAdopt => deploy::adopt;
     scalar Redeploy => deploy::redeploy;
     scalar DeployReconfigure => deploy::reconfigure;
     scalar DeployDestroy => deploy::destroy;
@@ -103,7 +105,7 @@ handlers! {
     scalar CertificateRenew => maintenance::renew_certificate;
     scalar StateExport => maintenance::export_state;
     scalar StateImport => maintenance::import_state;
-    scalar UpgradeStart => maintenance::upgrade;
+    scalar UpgradeStart => upgrade::start;
     stream DoctorRun => doctor::run;
     scalar SupportBundleGet => doctor::support_bundle;
 }
@@ -130,6 +132,12 @@ fn unwritable(error: &serde_json::Error) -> Fault {
 
 /// Answers a call.
 pub async fn dispatch(daemon: Arc<Daemon>, method: String, params: Value) -> Result<Answer, Fault> {
+    let writes = || api::METHODS.iter().any(|known| known.name == method && known.writes);
+    if daemon.upgrades.holds_still() && writes() {
+        let reason = "this proxy is swapping programs, and what is changed meanwhile could be lost; try again in a minute";
+        let details = serde_json::json!({ "method": method });
+        return Err(Fault::Forbidden { operation: "upgrade", reason: reason.into(), details });
+    }
     match HANDLERS.iter().find(|(name, _)| *name == method) {
         Some((_, handler)) => handler(daemon, params).await,
         None => Err(Fault::MethodNotFound(method)),

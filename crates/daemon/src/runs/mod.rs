@@ -227,15 +227,45 @@ impl Runs {
 
     /// Asks a run to stop.
     pub async fn cancel(&self, id: &str) -> Result<(), Fault> {
+        self.cancel_because(id, "somebody asked this run to stop").await
+    }
+
+    /// Asks a run to stop, for a reason that stands in its journal.
+    pub async fn cancel_because(&self, id: &str, why: &str) -> Result<(), Fault> {
         let Some(cancel) = self.cancels().get(id).cloned() else { return Ok(()) };
         if !cancel.is_cancelled() {
             self.journal.mark_cancelling(id).await?;
-            let message = "somebody asked this run to stop".to_owned();
+            let message = why.to_owned();
             let _ = self.journal.append_soon(id, EventKind::Log { task: None, level: LogLevel::Info, message }).await;
             cancel.cancel();
             self.news.changed(Topic::Runs);
         }
         Ok(())
+    }
+
+    /// Takes care of a run that the daemon itself executes: it can be cancelled, and is waited for when the daemon stops.
+    pub fn adopt<W>(self: &Arc<Self>, id: &str, work: impl FnOnce(CancellationToken) -> W)
+    where
+        W: Future<Output = ()> + Send + 'static,
+    {
+        let cancel = CancellationToken::new();
+        self.cancels().insert(id.to_owned(), cancel.clone());
+        let (runs, id, work) = (Arc::clone(self), id.to_owned(), work(cancel));
+        self.tasks.spawn(async move {
+            work.await;
+            runs.cancels().remove(&id);
+        });
+    }
+
+    /// The runs that have not ended, but for one; each with whether it is a clean-up that has not begun.
+    pub fn busy(&self, but: &str) -> Vec<(Run, bool)> {
+        let open = self.journal.open_runs().into_iter().map(|(run, _)| run).filter(|run| run.id != but);
+        open.map(|run| {
+            let queued = self.journal.look(&run.id, |run| run.phase() == Phase::Queued).unwrap_or_default();
+            let recovery = run.kind == api::RunKind::Recover;
+            (run, recovery && queued)
+        })
+        .collect()
     }
 
     /// Asks all runs to stop, and waits until they have.
@@ -440,7 +470,7 @@ impl Queue<'_> {
 }
 
 /// Eight letters and digits without the ones that look alike: short enough to be typed, 40 bits of chance.
-fn run_id() -> String {
+pub(crate) fn run_id() -> String {
     const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
     let random = uuid::Uuid::new_v4().into_bytes();
     random[..8].iter().map(|byte| char::from(DIGITS[usize::from(byte & 31)])).collect()

@@ -24,13 +24,13 @@ const RETRY_LAST: Duration = Duration::from_secs(3600);
 const ATTEMPTS: u32 = 12;
 
 impl Runs {
-    /// At the start of the daemon: ends every run that an earlier process left open, then cleans up after all that
-    /// have left something.
+    /// At the start of the daemon: ends every run that an earlier process left open, but for the one that goes on, then
+    /// cleans up after all that have left something.
     ///
     /// # Errors
     /// The journal cannot be written, or the state not be read.
-    pub async fn take_up(self: &Arc<Self>) -> Result<(), JournalError> {
-        for (run, _) in self.journal.open_runs() {
+    pub async fn take_up(self: &Arc<Self>, goes_on: Option<&str>) -> Result<(), JournalError> {
+        for (run, _) in self.journal.open_runs().into_iter().filter(|(run, _)| Some(run.id.as_str()) != goes_on) {
             let end = self.interrupted(&run.id, "the daemon went away under it");
             tracing::warn!(run = run.id, label = run.label, "found without an end");
             self.try_end(&run.id, end.outcome, end.error).await?;

@@ -3,14 +3,16 @@
 use api::{DeploySpec, DeployedState, ProxyState};
 use engine::plan::{LoginPlan, Secret};
 use serde::{Deserialize, Serialize};
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
 
 use super::runs::{unword, word};
 use super::{Result, Store, StoreError, damaged, naming, query};
+use crate::secrets::Secrets;
 
-/// A deployed proxy.
-#[derive(Debug, Clone, PartialEq)]
+/// A deployed proxy; written out only into a proxy's whole state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct DeploymentRecord {
     /// The proxy's id.
     pub id: String,
@@ -54,6 +56,9 @@ pub struct DeploymentSecrets {
     pub login: Option<LoginPlan>,
     /// URL of its image.
     pub image: Secret,
+    /// URL of the image that the run under way makes it of.
+    #[serde(default)]
+    pub wanted_image: Option<Secret>,
 }
 
 const COLUMNS: &str = "id, name, pool, state, run, vm, url, fingerprint, spec, wanted, sealed_secrets, copied_at, ready_at";
@@ -69,6 +74,67 @@ fn json<T: serde::de::DeserializeOwned>(what: &'static str, text: &str) -> Resul
 fn text(value: &impl Serialize) -> String {
     // Plain data: no map with keys that are not strings, no failing serializer.
     serde_json::to_string(value).unwrap_or_default()
+}
+
+/// In a transaction of the caller's.
+pub(super) async fn insert(
+    connection: &mut SqliteConnection,
+    secrets: &Secrets,
+    record: &DeploymentRecord,
+    at: i64,
+) -> Result<()> {
+    let sealed = secrets.seal(&place("secrets", &record.id), &text(&record.secrets))?;
+    sqlx::query("INSERT INTO deployments (id, name, pool, state, spec, sealed_secrets, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)")
+        .bind(&record.id)
+        .bind(&record.name)
+        .bind(&record.pool)
+        .bind(word(record.state))
+        .bind(text(&record.spec))
+        .bind(sealed)
+        .bind(at)
+        .execute(&mut *connection)
+        .await
+        .map_err(naming("proxy", &record.name))?;
+    update(connection, record).await
+}
+
+async fn update(connection: &mut SqliteConnection, record: &DeploymentRecord) -> Result<()> {
+    sqlx::query(
+        "UPDATE deployments SET name = ?, state = ?, run = ?, vm = ?, url = ?, fingerprint = ?, spec = ?, wanted = ?, \
+         ready_at = ? WHERE id = ?",
+    )
+    .bind(&record.name)
+    .bind(word(record.state))
+    .bind(&record.run)
+    .bind(&record.vm)
+    .bind(&record.url)
+    .bind(&record.fingerprint)
+    .bind(text(&record.spec))
+    .bind(record.wanted.as_ref().map(text))
+    .bind(record.ready_at)
+    .bind(&record.id)
+    .execute(connection)
+    .await
+    .map_err(naming("proxy", &record.name))?;
+    Ok(())
+}
+
+pub(super) async fn put_state(
+    connection: &mut SqliteConnection,
+    secrets: &Secrets,
+    id: &str,
+    state: &ProxyState,
+    at: i64,
+) -> Result<()> {
+    let sealed = secrets.seal(&place("state", id), &text(state))?;
+    sqlx::query("UPDATE deployments SET sealed_state = ?, copied_at = ? WHERE id = ?")
+        .bind(sealed)
+        .bind(at)
+        .bind(id)
+        .execute(connection)
+        .await
+        .map_err(query("keep the state of a deployed proxy"))?;
+    Ok(())
 }
 
 impl Store {
@@ -105,43 +171,30 @@ impl Store {
 
     /// Stores a proxy that is about to be deployed.
     pub async fn add_deployment(&self, record: &DeploymentRecord, at: i64) -> Result<()> {
-        let sealed = self.secrets.seal(&place("secrets", &record.id), &text(&record.secrets))?;
-        sqlx::query(
-            "INSERT INTO deployments (id, name, pool, state, spec, sealed_secrets, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(&record.id)
-        .bind(&record.name)
-        .bind(&record.pool)
-        .bind(word(record.state))
-        .bind(text(&record.spec))
-        .bind(sealed)
-        .bind(at)
-        .execute(self.connections())
-        .await
-        .map_err(naming("proxy", &record.name))?;
-        Ok(())
+        let mut transaction = self.connections().begin().await.map_err(query("begin a change"))?;
+        insert(&mut transaction, &self.secrets, record, at).await?;
+        transaction.commit().await.map_err(query("keep a deployed proxy"))
     }
 
     /// Writes down where a deployed proxy stands, its secrets left as they are.
     pub async fn set_deployment(&self, record: &DeploymentRecord) -> Result<()> {
-        sqlx::query(
-            "UPDATE deployments SET name = ?, state = ?, run = ?, vm = ?, url = ?, fingerprint = ?, spec = ?, wanted = ?, \
-             ready_at = ? WHERE id = ?",
-        )
-        .bind(&record.name)
-        .bind(word(record.state))
-        .bind(&record.run)
-        .bind(&record.vm)
-        .bind(&record.url)
-        .bind(&record.fingerprint)
-        .bind(text(&record.spec))
-        .bind(record.wanted.as_ref().map(text))
-        .bind(record.ready_at)
-        .bind(&record.id)
-        .execute(self.connections())
-        .await
-        .map_err(naming("proxy", &record.name))?;
-        Ok(())
+        let mut connection = self.connections().acquire().await.map_err(query("keep a deployed proxy"))?;
+        update(&mut connection, record).await
+    }
+
+    /// Writes down where a deployed proxy stands, and its secrets: both, or nothing.
+    pub async fn set_deployment_with_secrets(&self, record: &DeploymentRecord) -> Result<()> {
+        let sealed = self.secrets.seal(&place("secrets", &record.id), &text(&record.secrets))?;
+        let what = "keep the secrets of a deployed proxy";
+        let mut transaction = self.connections().begin().await.map_err(query(what))?;
+        update(&mut transaction, record).await?;
+        sqlx::query("UPDATE deployments SET sealed_secrets = ? WHERE id = ?")
+            .bind(sealed)
+            .bind(&record.id)
+            .execute(&mut *transaction)
+            .await
+            .map_err(query(what))?;
+        transaction.commit().await.map_err(query(what))
     }
 
     /// Notes which run works on a deployed proxy.
@@ -155,29 +208,10 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps new secrets of a deployed proxy.
-    pub async fn set_deployment_secrets(&self, id: &str, secrets: &DeploymentSecrets) -> Result<()> {
-        let sealed = self.secrets.seal(&place("secrets", id), &text(secrets))?;
-        sqlx::query("UPDATE deployments SET sealed_secrets = ? WHERE id = ?")
-            .bind(sealed)
-            .bind(id)
-            .execute(self.connections())
-            .await
-            .map_err(query("keep the secrets of a deployed proxy"))?;
-        Ok(())
-    }
-
     /// Keeps a copy of the proxy's own state.
-    pub async fn set_deployment_state(&self, id: &str, state: &ProxyState) -> Result<()> {
-        let sealed = self.secrets.seal(&place("state", id), &text(state))?;
-        sqlx::query("UPDATE deployments SET sealed_state = ?, copied_at = ? WHERE id = ?")
-            .bind(sealed)
-            .bind(state.taken_at)
-            .bind(id)
-            .execute(self.connections())
-            .await
-            .map_err(query("keep the state of a deployed proxy"))?;
-        Ok(())
+    pub async fn set_deployment_state(&self, id: &str, state: &ProxyState, at: i64) -> Result<()> {
+        let mut connection = self.connections().acquire().await.map_err(query("keep the state of a deployed proxy"))?;
+        put_state(&mut connection, &self.secrets, id, state, at).await
     }
 
     /// The last copy of the proxy's own state.
@@ -243,6 +277,7 @@ mod tests {
                 http_proxy: None,
                 login: None,
                 image: Secret::new("/srv/x.xva"),
+                wanted_image: None,
             },
             copied_at: None,
             ready_at: None,
@@ -264,8 +299,8 @@ mod tests {
         one.wanted = Some(one.spec.clone());
         store.set_deployment(&one).await.unwrap();
         let state = ProxyState { form: 1, taken_at: 7, id: "1".into(), content: serde_json::json!({ "token": "hunter2" }) };
-        store.set_deployment_state("1", &state).await.unwrap();
-        one.copied_at = Some(7);
+        store.set_deployment_state("1", &state, 8).await.unwrap();
+        one.copied_at = Some(8);
         assert_eq!(store.deployments().await.unwrap(), [one]);
         assert_eq!(store.deployment_state("1").await.unwrap(), Some(state));
         assert_eq!(store.deployment_state("2").await.unwrap(), None);

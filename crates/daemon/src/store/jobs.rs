@@ -12,6 +12,19 @@ fn job((id, schedule_id, spec): Row) -> Result<Job> {
     Ok(Job { id, schedule_id, spec, last_run: None, next_runs: Vec::new() })
 }
 
+/// In a transaction of the caller's: a job has several parts.
+pub(super) async fn insert(connection: &mut SqliteConnection, job: &Job, at: i64) -> Result<()> {
+    sqlx::query("INSERT INTO jobs (id, name, spec, created_at) VALUES (?, ?, ?, ?)")
+        .bind(&job.id)
+        .bind(&job.spec.name)
+        .bind(serde_json::to_string(&job.spec).map_err(damaged("job"))?)
+        .bind(at)
+        .execute(&mut *connection)
+        .await
+        .map_err(naming("job", &job.spec.name))?;
+    write_parts(connection, job).await
+}
+
 impl Store {
     /// All jobs, by name, without last and next runs.
     pub async fn jobs(&self) -> Result<Vec<Job>> {
@@ -28,15 +41,7 @@ impl Store {
     /// Stores a new job.
     pub async fn add_job(&self, job: &Job, at: i64) -> Result<()> {
         let mut transaction = self.connections().begin().await.map_err(query("begin a change"))?;
-        sqlx::query("INSERT INTO jobs (id, name, spec, created_at) VALUES (?, ?, ?, ?)")
-            .bind(&job.id)
-            .bind(&job.spec.name)
-            .bind(serde_json::to_string(&job.spec).map_err(damaged("job"))?)
-            .bind(at)
-            .execute(&mut *transaction)
-            .await
-            .map_err(naming("job", &job.spec.name))?;
-        write_parts(&mut transaction, job).await?;
+        insert(&mut transaction, job, at).await?;
         transaction.commit().await.map_err(query("keep a job"))
     }
 

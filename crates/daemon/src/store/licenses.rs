@@ -1,9 +1,13 @@
 //! Licences as stored: the signed text, sealed, and which proxy each serves.
 
-use super::{Result, Store, query};
+use serde::{Deserialize, Serialize};
+use sqlx::SqliteConnection;
 
-/// A licence as it was imported.
-#[derive(Clone, PartialEq, Eq)]
+use super::{Result, Store, query};
+use crate::secrets::Secrets;
+
+/// A licence as it was imported; written out only into a proxy's whole state.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LicenseRecord {
     /// Its id.
     pub id: String,
@@ -12,7 +16,7 @@ pub struct LicenseRecord {
 }
 
 /// A proxy that a licence serves.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BindingRecord {
     /// The proxy's id.
     pub proxy: String,
@@ -24,6 +28,37 @@ pub struct BindingRecord {
 
 fn place(id: &str) -> String {
     format!("licenses.text:{id}")
+}
+
+pub(super) async fn put(connection: &mut SqliteConnection, secrets: &Secrets, license: &LicenseRecord, at: i64) -> Result<()> {
+    let sealed = secrets.seal(&place(&license.id), &license.text)?;
+    sqlx::query(
+        "INSERT INTO licenses (id, sealed_text, imported_at) VALUES (?, ?, ?) \
+         ON CONFLICT (id) DO UPDATE SET sealed_text = excluded.sealed_text",
+    )
+    .bind(&license.id)
+    .bind(sealed)
+    .bind(at)
+    .execute(connection)
+    .await
+    .map_err(query("keep a licence"))?;
+    Ok(())
+}
+
+/// As the binding was elsewhere, without asking how many it covers.
+pub(super) async fn put_binding(connection: &mut SqliteConnection, binding: &BindingRecord, at: i64) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO license_bindings (proxy, license, name, bound_at) VALUES (?, ?, ?, ?) \
+         ON CONFLICT (proxy) DO UPDATE SET license = excluded.license, name = excluded.name, bound_at = excluded.bound_at",
+    )
+    .bind(&binding.proxy)
+    .bind(&binding.license)
+    .bind(&binding.name)
+    .bind(at)
+    .execute(connection)
+    .await
+    .map_err(query("keep the binding of a licence"))?;
+    Ok(())
 }
 
 impl Store {
@@ -42,18 +77,8 @@ impl Store {
 
     /// Keeps a licence; one that is there already is replaced.
     pub async fn put_license(&self, license: &LicenseRecord, at: i64) -> Result<()> {
-        let sealed = self.secrets.seal(&place(&license.id), &license.text)?;
-        sqlx::query(
-            "INSERT INTO licenses (id, sealed_text, imported_at) VALUES (?, ?, ?) \
-             ON CONFLICT (id) DO UPDATE SET sealed_text = excluded.sealed_text",
-        )
-        .bind(&license.id)
-        .bind(sealed)
-        .bind(at)
-        .execute(self.connections())
-        .await
-        .map_err(query("keep a licence"))?;
-        Ok(())
+        let mut connection = self.connections().acquire().await.map_err(query("keep a licence"))?;
+        put(&mut connection, &self.secrets, license, at).await
     }
 
     /// Forgets a licence; the database refuses it while it is bound.
@@ -89,6 +114,16 @@ impl Store {
         .await
         .map_err(query("bind a licence"))?;
         Ok(done.rows_affected() > 0)
+    }
+
+    /// Notes that the proxy a licence serves is called otherwise now.
+    pub async fn rename_binding(&self, proxy: &str, name: &str) -> Result<()> {
+        let done = sqlx::query("UPDATE license_bindings SET name = ? WHERE proxy = ?")
+            .bind(name)
+            .bind(proxy)
+            .execute(self.connections());
+        done.await.map_err(query("rename the proxy of a licence"))?;
+        Ok(())
     }
 
     /// Frees the licence of a proxy; whether it had one.

@@ -9,6 +9,7 @@ mod meta;
 mod pools;
 mod remotes;
 mod runs;
+mod state;
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
@@ -23,10 +24,12 @@ use crate::secrets::{SecretError, Secrets};
 
 pub use deployments::{DeploymentRecord, DeploymentSecrets};
 pub use licenses::{BindingRecord, LicenseRecord};
+pub use meta::Fact;
 pub use pools::PoolRecord;
 pub use remotes::RemoteRecord;
 pub(crate) use runs::word;
 pub use runs::{Leftovers, NewRun, OpenRun};
+pub use state::Records;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 

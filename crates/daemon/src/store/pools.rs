@@ -1,9 +1,13 @@
 //! Pools as stored.
 
-use super::{Result, Store, naming, query};
+use serde::{Deserialize, Serialize};
+use sqlx::SqliteConnection;
 
-/// A pool with its password.
-#[derive(Clone, PartialEq, Eq)]
+use super::{Result, Store, naming, query};
+use crate::secrets::Secrets;
+
+/// A pool with its password; written out only into a proxy's whole state.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolRecord {
     /// Identifier.
     pub id: String,
@@ -21,6 +25,24 @@ pub struct PoolRecord {
 
 fn place(id: &str) -> String {
     format!("pools.password:{id}")
+}
+
+pub(super) async fn insert(connection: &mut SqliteConnection, secrets: &Secrets, pool: &PoolRecord, at: i64) -> Result<()> {
+    let sealed = secrets.seal(&place(&pool.id), &pool.password)?;
+    sqlx::query(
+        "INSERT INTO pools (id, name, url, username, sealed_password, fingerprint, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(&pool.id)
+    .bind(&pool.name)
+    .bind(&pool.url)
+    .bind(&pool.username)
+    .bind(sealed)
+    .bind(&pool.fingerprint)
+    .bind(at)
+    .execute(connection)
+    .await
+    .map_err(naming("pool", &pool.name))?;
+    Ok(())
 }
 
 impl Store {
@@ -42,21 +64,8 @@ impl Store {
 
     /// Stores a new pool.
     pub async fn add_pool(&self, pool: &PoolRecord, at: i64) -> Result<()> {
-        let sealed = self.secrets.seal(&place(&pool.id), &pool.password)?;
-        sqlx::query(
-            "INSERT INTO pools (id, name, url, username, sealed_password, fingerprint, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(&pool.id)
-        .bind(&pool.name)
-        .bind(&pool.url)
-        .bind(&pool.username)
-        .bind(sealed)
-        .bind(&pool.fingerprint)
-        .bind(at)
-        .execute(self.connections())
-        .await
-        .map_err(naming("pool", &pool.name))?;
-        Ok(())
+        let mut connection = self.connections().acquire().await.map_err(query("keep a pool"))?;
+        insert(&mut connection, &self.secrets, pool, at).await
     }
 
     /// Forgets a pool; whether there was one.

@@ -1,9 +1,13 @@
 //! Remotes as stored.
 
-use super::{Result, Store, naming, query};
+use serde::{Deserialize, Serialize};
+use sqlx::SqliteConnection;
 
-/// A remote with its URL, which may hold a password.
-#[derive(Clone, PartialEq, Eq)]
+use super::{Result, Store, naming, query};
+use crate::secrets::Secrets;
+
+/// A remote with its URL, which may hold a password; written out only into a proxy's whole state.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteRecord {
     /// Identifier: the first part of the ids of its restore points.
     pub id: String,
@@ -15,6 +19,19 @@ pub struct RemoteRecord {
 
 fn place(id: &str) -> String {
     format!("remotes.url:{id}")
+}
+
+pub(super) async fn insert(connection: &mut SqliteConnection, secrets: &Secrets, remote: &RemoteRecord, at: i64) -> Result<()> {
+    let sealed = secrets.seal(&place(&remote.id), &remote.url)?;
+    sqlx::query("INSERT INTO remotes (id, name, sealed_url, created_at) VALUES (?, ?, ?, ?)")
+        .bind(&remote.id)
+        .bind(&remote.name)
+        .bind(sealed)
+        .bind(at)
+        .execute(connection)
+        .await
+        .map_err(naming("remote", &remote.name))?;
+    Ok(())
 }
 
 impl Store {
@@ -35,16 +52,8 @@ impl Store {
 
     /// Stores a new remote.
     pub async fn add_remote(&self, remote: &RemoteRecord, at: i64) -> Result<()> {
-        let sealed = self.secrets.seal(&place(&remote.id), &remote.url)?;
-        sqlx::query("INSERT INTO remotes (id, name, sealed_url, created_at) VALUES (?, ?, ?, ?)")
-            .bind(&remote.id)
-            .bind(&remote.name)
-            .bind(sealed)
-            .bind(at)
-            .execute(self.connections())
-            .await
-            .map_err(naming("remote", &remote.name))?;
-        Ok(())
+        let mut connection = self.connections().acquire().await.map_err(query("keep a remote"))?;
+        insert(&mut connection, &self.secrets, remote, at).await
     }
 
     /// Forgets a remote; whether there was one. The database refuses it while a job uses it.

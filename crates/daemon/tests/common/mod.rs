@@ -26,10 +26,15 @@ pub fn config_text(dir: &Path) -> String {
 
 /// Starts a daemon in this process.
 pub async fn start(dir: &Path) -> (Running, Client) {
-    let config = Config::parse(&dir.join("backhauld.toml"), &config_text(dir)).unwrap();
+    start_with(dir, "").await
+}
+
+/// Starts one with more lines in its configuration.
+pub async fn start_with(dir: &Path, more: &str) -> (Running, Client) {
+    let config = Config::parse(&dir.join("backhauld.toml"), &format!("{}{more}", config_text(dir))).unwrap();
     let program = WorkerProgram { path: env!("CARGO_BIN_EXE_backhauld").into(), arguments: vec!["worker".to_owned()] };
     let running = daemon::daemon::start(config, program, Arc::new(SystemClock)).await.unwrap();
-    let client = Client::new(&running.address.to_string(), running.daemon.fingerprint);
+    let client = Client::new(&running.address.to_string(), running.daemon.fingerprint());
     (running, client)
 }
 
@@ -38,6 +43,7 @@ pub async fn start(dir: &Path) -> (Running, Client) {
 pub struct Client {
     http: reqwest::Client,
     pub base: String,
+    token: String,
 }
 
 impl Client {
@@ -48,7 +54,20 @@ impl Client {
             .no_proxy()
             .build()
             .unwrap();
-        Self { http, base: format!("https://{address}") }
+        Self { http, base: format!("https://{address}"), token: TOKEN.to_owned() }
+    }
+
+    /// The same with another token.
+    pub fn with_token(&self, token: &str) -> Self {
+        Self { token: token.to_owned(), ..self.clone() }
+    }
+
+    /// Whether its token is accepted.
+    pub async fn is_let_in(&self) -> bool {
+        let body = r#"{"id":0,"jsonrpc":"2.0","method":"system.getServerVersion"}"#;
+        let status = self.authenticated("/api/v1").body(body).send().await.unwrap().status();
+        assert!(status == 200 || status == 401, "{status}");
+        status == 200
     }
 
     pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
@@ -56,7 +75,7 @@ impl Client {
     }
 
     pub fn authenticated(&self, path: &str) -> reqwest::RequestBuilder {
-        self.request(reqwest::Method::POST, path).header("cookie", format!("other=1; authenticationToken={TOKEN}"))
+        self.request(reqwest::Method::POST, path).header("cookie", format!("other=1; authenticationToken={}", self.token))
     }
 
     /// Sends a body as it is; the answer as JSON.

@@ -59,7 +59,8 @@ pub(crate) async fn ground(pool: &Pool, plan: &DeployPlan, old: Option<&Record<V
         return Err(refused("SR_UNPLUGGED", message, "connect it on the pool, or choose another storage"));
     }
     memory(pool, plan.memory, &hosts, old).await?;
-    address(pool, &plan.address, plan.port, old).await?;
+    let present = plan.replaces.as_ref().map(|replaces| replaces.url.as_str());
+    address(pool, &plan.address, plan.port, old, present).await?;
     Ok(Ground { sr: sr.reference.clone(), network: network.reference.clone() })
 }
 
@@ -90,8 +91,17 @@ pub(crate) async fn more_memory(pool: &Pool, wanted: u64, vm: &Record<Vm>) -> Re
     memory(pool, wanted, &hosts.into_iter().map(|host| host.reference).collect(), Some(vm)).await
 }
 
-/// Whether a static address is free: no other VM's guest reports it, and nothing answers there.
-pub(crate) async fn address(pool: &Pool, wanted: &AddressSpec, port: u16, own: Option<&Record<Vm>>) -> Result<(), Error> {
+/// Whether a static address is free: no other VM's guest reports it, and nothing answers there. `own`: the VM that may have it,
+/// because it is its own, and `present`: where the proxy on that VM answers.
+///
+/// That nothing answers is no proof: a machine that is off, or that drops what it does not know, is not seen from here.
+pub(crate) async fn address(
+    pool: &Pool,
+    wanted: &AddressSpec,
+    port: u16,
+    own: Option<&Record<Vm>>,
+    present: Option<&str>,
+) -> Result<(), Error> {
     let AddressSpec::Static { network, .. } = wanted else { return Ok(()) };
     let address = network.address;
     let metrics = pool.client.all::<VmGuestMetrics>().await.map_err(pool.failed("read what its guests report"))?;
@@ -104,10 +114,19 @@ pub(crate) async fn address(pool: &Pool, wanted: &AddressSpec, port: u16, own: O
             None => {}
         }
     }
+    // Who answers is the proxy itself, whether its guest's agent says so or not.
+    if own.is_some_and(|own| own.power_state == "Running") && present.and_then(host) == Some(address) {
+        return Ok(());
+    }
     match knock(address, port).await {
-        Some(sign) => Err(in_use(address, sign)),
+        Some(sign) => Err(in_use(address, &sign)),
         None => Ok(()),
     }
+}
+
+/// The address in a URL, if it is one.
+fn host(url: &str) -> Option<IpAddr> {
+    url::Url::parse(url).ok()?.host_str()?.trim_matches(['[', ']']).parse().ok()
 }
 
 fn in_use(address: IpAddr, sign: &str) -> Error {
@@ -115,13 +134,16 @@ fn in_use(address: IpAddr, sign: &str) -> Error {
 }
 
 /// How somebody showed that an address is taken, if so.
-async fn knock(address: IpAddr, port: u16) -> Option<&'static str> {
+///
+/// A refusal is an answer: a machine that has the address and not the port gives it. A firewall can give it in the place of a
+/// machine that is not there; then a free address is taken for one in use, which the words say, and which costs another
+/// address and not a conflict. On loopback the kernel refuses for every address, so there it says nothing.
+async fn knock(address: IpAddr, port: u16) -> Option<String> {
     match timeout(KNOCK, TcpStream::connect(SocketAddr::new(address, port))).await {
-        Ok(Ok(_)) => Some("something answers there"),
-        // A refusal is an answer too, but for loopback, where the kernel refuses for everybody.
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused && !address.is_loopback() => {
-            Some("a machine there refuses connections")
-        }
+        Ok(Ok(_)) => Some(format!("something answers there on port {port}")),
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused && !address.is_loopback() => Some(format!(
+            "connections to its port {port} are refused, by a machine that has it or by a firewall that answers for all"
+        )),
         _ => None,
     }
 }

@@ -347,10 +347,7 @@ impl<'a> Flow<'a> {
         let task = context.recorder.task(None, TaskKind::Step, "undo", self.uuid.clone());
         let access = self.former.as_ref().filter(|former| former.answers).map(|former| &former.access);
         let undo = Undo { run: &context.run, uuid: self.uuid.as_deref(), old: self.replaces.as_deref(), access, times };
-        // As long as all the rest may take: whoever waits for the end of the run must not wait for ever.
-        let limit = Duration::from_secs(2 * times.start + times.daemon + 10 * times.call);
-        let undone = tokio::time::timeout(limit, undo.deployed(&self.pool, &task)).await;
-        let undone = undone.unwrap_or_else(|_| Err(Error::Late { what: "it was not undone".into(), seconds: limit.as_secs() }));
+        let undone = settle::in_time(times, undo.deployed(&self.pool, &task)).await;
         task.settle(&undone);
         match undone {
             Ok(()) => {
@@ -372,7 +369,8 @@ async fn former<'a>(pool: &Pool, plan: &'a DeployPlan, replaces: &'a ReplacePlan
         fingerprint: replaces.fingerprint.clone(),
     };
     let proxy = Proxy::of(&access, plan.times.call)?;
-    let answers = proxy.answers().await;
+    let runs = vm.as_ref().is_some_and(|vm| vm.power_state == "Running");
+    let answers = proxy.answers(runs).await?;
     if !answers && replaces.state.is_none() {
         return Err(no_state(&plan.name));
     }

@@ -14,6 +14,9 @@ use crate::error::Error;
 use crate::journal::Task;
 use crate::plan::{ProxyAccess, Secret};
 
+/// For a first look whether it answers.
+const LOOK: Duration = Duration::from_secs(15);
+
 /// A proxy, its certificate pinned.
 pub(crate) struct Proxy {
     name: String,
@@ -63,9 +66,29 @@ impl Proxy {
         }
     }
 
-    /// Whether it answers now.
-    pub(crate) async fn answers(&self) -> bool {
-        self.try_call::<SystemGetServerVersion>(&NoParams {}).await.is_ok()
+    /// Whether it answers now. `is_there`: nobody else can be at its address, so whoever shows another certificate is the proxy
+    /// itself with a new one.
+    ///
+    /// # Errors
+    /// It answers, and what its deployer knows of it does not count any more: somebody changed its token or certificate.
+    pub(crate) async fn answers(&self, is_there: bool) -> Result<bool, Error> {
+        let answer = match timeout(LOOK, self.try_call::<SystemGetServerVersion>(&NoParams {})).await {
+            Ok(answer) => answer,
+            Err(_) => return Ok(false),
+        };
+        match answer {
+            Ok(_) => Ok(true),
+            // It showed the pinned certificate, or there would have been no answer: it is the proxy.
+            Err(error @ CallError::Authentication { .. }) => Err(self.estranged(&error)),
+            Err(error @ CallError::Certificate { .. }) if is_there => Err(self.estranged(&error)),
+            Err(_) => Ok(false),
+        }
+    }
+
+    fn estranged(&self, error: &CallError) -> Error {
+        let message = format!("proxy {} answers, but its token or certificate was changed elsewhere: {error}", self.name);
+        let next = Some("on a console that still reaches the proxy: `backhaul proxy adopt NAME`; then start this again");
+        Error::Refused { code: "PROXY_ESTRANGED", message, next }
     }
 
     /// Waits until it answers, and gives its state. That it cannot be reached passes; a refusal does not.

@@ -43,7 +43,8 @@ pub(crate) async fn reconfigure(context: &Arc<Context>, plan: &ReconfigurePlan) 
         fingerprint: plan.fingerprint.clone(),
     };
     let task = context.recorder.task(None, TaskKind::Step, "undo", Some(vm.uuid.clone()));
-    let undone = Before { uuid: &vm.uuid, keys: &keys, vcpus, memory }.put_back(&pool, Some(&access), times, &task).await;
+    let before = Before { uuid: &vm.uuid, keys: &keys, vcpus, memory };
+    let undone = settle::in_time(times, before.put_back(&pool, Some(&access), times, &task)).await;
     task.settle(&undone);
     Err(match undone {
         Ok(()) => {
@@ -64,8 +65,12 @@ async fn checked(context: &Arc<Context>, plan: &ReconfigurePlan) -> Result<(Arc<
         check::more_memory(&pool, memory, &vm).await?;
     }
     if let Some(address) = &plan.address {
-        check::address(&pool, address, plan.port, Some(&vm)).await?;
+        check::address(&pool, address, plan.port, Some(&vm), Some(&plan.url)).await?;
     }
+    // Before anything is restarted: what it does not let in now, it will not let in then.
+    let proxy = Proxy::new(&plan.name, &plan.url, &plan.token, &plan.fingerprint, plan.times.call)?;
+    // That somebody else has its address is a reason to change it.
+    proxy.answers(vm.power_state == "Running" && plan.address.is_none()).await?;
     Ok((pool, vm))
 }
 
@@ -81,7 +86,7 @@ async fn change(
         DRAIN
             .run(context, times, async |task| {
                 let proxy = Proxy::new(&plan.name, &plan.url, &plan.token, &plan.fingerprint, times.call)?;
-                if proxy.answers().await {
+                if proxy.answers(plan.address.is_none()).await? {
                     return proxy.drained(task, times.drain).await;
                 }
                 // A wrong address is a reason to change it.
@@ -148,10 +153,11 @@ pub(crate) async fn destroy(context: &Arc<Context>, plan: &DestroyPlan) -> Resul
         context.recorder.log(api::LogLevel::Info, format!("the VM {} of proxy {} is gone already", plan.vm, plan.name));
         return Ok(());
     };
+    context.check()?;
     retire(context, &DESTROY, times, &pool, &vm).await
 }
 
-/// Marks a VM as one that is to go, announces it, and destroys it.
+/// Marks a VM as one that is to go, announces it, and destroys it: one step, so that whatever fails has a name.
 async fn retire(
     context: &Arc<Context>,
     step: &steps::Step,
@@ -159,17 +165,22 @@ async fn retire(
     pool: &Pool,
     vm: &Record<Vm>,
 ) -> Result<(), Error> {
-    // The mark first: whoever finishes this after a crash asks for it.
-    machine::set_mark(pool, vm, OBSOLETE, Some(&context.run)).await?;
-    let what = Intent::ObsoleteVm { pool: pool.id.clone(), uuid: vm.uuid.clone() };
-    let intent = match context.recorder.intend(what).await {
-        Ok(intent) => intent,
-        Err(error) => {
-            let _ = machine::set_mark(pool, vm, OBSOLETE, None).await;
-            return Err(error.into());
-        }
-    };
-    step.run_to_end(context, times, async |task| settle::obsolete(pool, &context.run, &vm.uuid, task).await).await?;
+    let intent = step
+        .run_to_end(context, times, async |task| {
+            // The mark first: whoever finishes this after a crash asks for it.
+            machine::set_mark(pool, vm, OBSOLETE, Some(&context.run)).await?;
+            let what = Intent::ObsoleteVm { pool: pool.id.clone(), uuid: vm.uuid.clone() };
+            let intent = match context.recorder.intend(what).await {
+                Ok(intent) => intent,
+                Err(error) => {
+                    let _ = machine::set_mark(pool, vm, OBSOLETE, None).await;
+                    return Err(error.into());
+                }
+            };
+            settle::obsolete(pool, &context.run, &vm.uuid, task).await?;
+            Ok(intent)
+        })
+        .await?;
     context.recorder.settle(intent);
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::Intent;
 use xapi::{Record, TaskRecord, Vm};
@@ -40,6 +41,14 @@ pub(crate) async fn settle(context: &Arc<Context>, plan: &RecoverPlan, what: &In
     }
 }
 
+/// Undoes something, in about the time that all the rest may take: whoever waits for the end of the run must not wait for
+/// ever.
+pub(crate) async fn in_time(times: &DeployTimes, undo: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    let limit = Duration::from_secs(3 * times.start + times.daemon + 10 * times.call);
+    let undone = tokio::time::timeout(limit, undo).await;
+    undone.unwrap_or_else(|_| Err(Error::Late { what: "it was not undone".into(), seconds: limit.as_secs() }))
+}
+
 /// What of a deployment is to be undone.
 pub(crate) struct Undo<'a> {
     pub(crate) run: &'a str,
@@ -71,6 +80,11 @@ impl Undo<'_> {
         {
             task.warn(format!("VM {uuid} does not carry the mark of the run: it is left alone"));
         }
+        // One that was off has nothing to be woken for, but it may have been marked.
+        let is_obsolete = |vm: &&Record<Vm>| vm.other_config.get(OBSOLETE).is_some_and(|run| run == self.run);
+        for vm in vms.iter().filter(is_obsolete) {
+            machine::set_mark(pool, vm, OBSOLETE, None).await?;
+        }
         match self.old {
             Some(old) => self.wake(pool, old, task).await,
             None => Ok(()),
@@ -92,9 +106,6 @@ impl Undo<'_> {
             task.warn(format!("the former VM {old} is gone: it cannot be switched on again"));
             return Ok(());
         };
-        if vm.other_config.get(OBSOLETE).is_some_and(|run| run == self.run) {
-            machine::set_mark(pool, &vm, OBSOLETE, None).await?;
-        }
         if vm.power_state == "Halted" {
             task.info(format!("switches the former VM {} on again", vm.name_label));
             machine::start(pool, &vm).await?;
@@ -129,12 +140,17 @@ pub(crate) async fn undrain(access: Option<&ProxyAccess>, times: &DeployTimes, t
     }
 }
 
-/// Destroys a VM that is to go.
+/// Destroys a VM that is to go. It was marked before that was announced: somebody who has taken the mark off since then wants
+/// to keep it, and will not want otherwise at the next attempt.
 pub(crate) async fn obsolete(pool: &Pool, run: &str, uuid: &str, task: &Task) -> Result<(), Error> {
     let Some(vm) = machine::find(pool, uuid).await? else { return Ok(()) };
     if vm.other_config.get(OBSOLETE).is_none_or(|mark| mark != run) {
-        let message = format!("VM {} ({uuid}) does not carry the mark of the run: it is left alone", vm.name_label);
-        return Err(Error::Refused { code: "NOT_ITS_VM", message, next: Some("destroy it on the pool if it is to go") });
+        task.warn(format!(
+            "VM {} ({uuid}) no longer carries the mark by which it was to go: it stays, and is nobody's proxy any more; destroy it \
+             on the pool if it is to go",
+            vm.name_label
+        ));
+        return Ok(());
     }
     task.info(format!("destroys VM {} ({uuid})", vm.name_label));
     machine::destroy(pool, &vm, task).await

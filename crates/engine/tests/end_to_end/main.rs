@@ -5,6 +5,7 @@ mod crash;
 mod deploy;
 mod deploy_calls;
 mod deploy_kills;
+mod deploy_marks;
 mod fault;
 mod fleet;
 mod guests;

@@ -2,12 +2,14 @@
 
 use std::sync::PoisonError;
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
 use super::vdi::{check_not_attached, used_bytes};
 use super::vm::{require, take_over};
 use super::{Args, Context};
 use crate::failure::{Answer, Failure};
+use crate::fault::Fault;
 use crate::record::{self, NULL};
 use crate::rng::Rng;
 use crate::store::Store;
@@ -75,11 +77,21 @@ pub(super) fn call(context: &Context<'_>, class: &str, method: &str, args: &Args
         ("VTPM", _) => return vtpm(context, method, args),
         ("SR", "scan" | "update") => args.exactly(1).and_then(|()| scan(context, args.text(0)?)),
         ("SR", "get_supported_types") => args.exactly(0).map(|()| json!(["ext", "iso", "lvmoiscsi", "nfs"])),
-        ("host", "get_servertime") => args.exactly(1).map(|()| record::now().into()),
+        ("host", "get_servertime") => args.exactly(1).map(|()| server_time(context).into()),
         ("host", "get_API_version") => args.exactly(1).map(|()| "2.21".into()),
         ("pool", "sync_database") => args.exactly(0).map(|()| "".into()),
         _ => return None,
     })
+}
+
+/// What a host's clock says, which may be wrong.
+fn server_time(context: &Context<'_>) -> String {
+    let skew = context.pool.faults.strike(|fault| match fault {
+        Fault::ClockSkew { seconds } => Some(*seconds),
+        _ => None,
+    });
+    let now = Timestamp::now();
+    record::date(now.saturating_add(SignedDuration::from_secs(skew.unwrap_or(0))).unwrap_or(now))
 }
 
 fn create_vbd(context: &Context<'_>, given: &Map<String, Value>) -> Answer {

@@ -1,0 +1,249 @@
+//! What is known here of a deployed proxy follows what becomes of it elsewhere: its name, token, certificate and address are
+//! taken down when somebody tells them, after they were tried; and of its own state a copy is kept, so that it can be made
+//! anew when it cannot be asked any more.
+//!
+//! Each proxy that is ready is watched over its own stream of news. A copy is taken when the stream begins, when something
+//! of the state changes, and every few hours. While a run works on the proxy nothing is copied.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{
+    Credentials, Deployed, DeployedState, NoParams, ProxyNews, ProxyStatus, ProxyStatusGet, ProxyWatch, StateExport, Topic,
+};
+use client::{CallError, Client, Token};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Deployments;
+use crate::clock::Clock;
+use crate::config::check_plain;
+use crate::fault::Fault;
+use crate::store::{DeploymentRecord, StoreError};
+
+/// For a proxy to show that it can be reached.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// From a change to the copy: changes come in groups.
+const CALM: Duration = Duration::from_secs(2);
+/// A copy is never older than this, unless the proxy cannot be asked.
+const OLDEST: Duration = Duration::from_secs(6 * 3600);
+/// Between two attempts to reach a proxy, doubled up to the longest.
+const RETRY_FIRST: Duration = Duration::from_secs(5);
+const RETRY_LAST: Duration = Duration::from_secs(600);
+
+/// How a proxy is reached.
+#[derive(Clone, PartialEq, Eq)]
+struct Access {
+    url: String,
+    fingerprint: String,
+    token: String,
+}
+
+impl Access {
+    fn of(record: &DeploymentRecord) -> Option<Self> {
+        let (url, fingerprint) = (record.url.clone()?, record.fingerprint.clone()?);
+        Some(Self { url, fingerprint, token: record.secrets.token.expose().to_owned() })
+    }
+
+    fn client(&self) -> Result<Client, CallError> {
+        let unusable = |what: String| CallError::Foreign { host: self.url.clone(), what };
+        let url = url::Url::parse(&self.url).map_err(|error| unusable(format!("the address is no URL: {error}")))?;
+        let token = Token::new(&self.token).map_err(unusable)?;
+        let pinned = self.fingerprint.parse().map_err(|error: tls::ParseFingerprintError| unusable(error.to_string()))?;
+        Client::new(&url, &token, pinned)
+    }
+
+    async fn status(&self) -> Result<ProxyStatus, CallError> {
+        let client = self.client()?;
+        match timeout(PATIENCE, client.call::<ProxyStatusGet>(&NoParams {})).await {
+            Ok(Ok(status)) => Ok(status),
+            Ok(Err(error)) => Err(client.explain(error).await),
+            Err(_) => {
+                let reason = format!("no answer in {} s", PATIENCE.as_secs());
+                Err(CallError::Unreachable { host: client.host().to_owned(), reason })
+            }
+        }
+    }
+}
+
+impl Deployments {
+    /// Takes down how a deployed proxy is called and reached now. Its address stays as long as the proxy answers there.
+    ///
+    /// # Errors
+    /// It cannot be reached so, or is another one; a run works on it; the name is taken. Then nothing is changed.
+    pub async fn adopt(&self, given: &Credentials) -> Result<Deployed, Fault> {
+        const OPERATION: &str = "deploy.adopt";
+        check_plain(&given.name).map_err(|expected| Fault::invalid("name", format!("name: {expected}")))?;
+        let known = self.by_id(&given.id).await?;
+        let at = |url: &str| Access { url: url.into(), fingerprint: given.fingerprint.clone(), token: given.token.clone() };
+        let (mut url, mut answer) = (given.url.clone(), None);
+        if let Some(present) = known.url.filter(|present| *present != given.url)
+            && let Ok(status) = at(&present).status().await
+        {
+            (url, answer) = (present, Some(status));
+        }
+        let status = match answer {
+            Some(status) => status,
+            None => at(&url).status().await.map_err(|error| Fault::Failed(error.report()))?,
+        };
+        if status.id != given.id {
+            return Err(Fault::forbidden(OPERATION, format!("what answers at {url} is another proxy: {}", status.name)));
+        }
+        let _deciding = self.deciding.lock().await;
+        let mut record = self.idle(&given.id, OPERATION).await?;
+        record.url = Some(url);
+        record.fingerprint = Some(given.fingerprint.clone());
+        record.secrets.token = engine::plan::Secret::new(&given.token);
+        self.rename(&mut record, &given.name).await?;
+        let deployed = self.list().await?.into_iter().find(|deployed| deployed.id == given.id);
+        deployed.ok_or_else(|| Fault::missing("proxy", &given.id))
+    }
+
+    async fn by_id(&self, id: &str) -> Result<DeploymentRecord, Fault> {
+        let known = self.store.deployments().await?;
+        known.into_iter().find(|record| record.id == id).ok_or_else(|| Fault::missing("proxy", id))
+    }
+
+    /// Writes a record down under a name, which its licence has then too.
+    async fn rename(&self, record: &mut DeploymentRecord, name: &str) -> Result<(), StoreError> {
+        record.name = name.to_owned();
+        record.spec.name = name.to_owned();
+        self.store.set_deployment_with_secrets(record).await?;
+        self.store.rename_binding(&record.id, name).await?;
+        self.news.changed(Topic::Deployed);
+        self.news.changed(Topic::Licenses);
+        Ok(())
+    }
+
+    /// Keeps copies of the states of all proxies that are ready, until told to stop.
+    pub async fn keep_copies(self: Arc<Self>, clock: Arc<dyn Clock>, stop: CancellationToken) {
+        let mut watcher = self.news.watcher();
+        let mut followed: HashMap<String, (Access, AbortOnDropHandle<()>)> = HashMap::new();
+        loop {
+            match self.store.deployments().await {
+                Ok(records) => {
+                    let ready = records.into_iter().filter(|record| record.state == DeployedState::Ready);
+                    let ready: HashMap<String, Access> =
+                        ready.filter_map(|record| Some((record.id.clone(), Access::of(&record)?))).collect();
+                    followed.retain(|id, (access, _)| ready.get(id) == Some(access));
+                    for (id, access) in ready {
+                        followed.entry(id).or_insert_with_key(|id| {
+                            let task = Arc::clone(&self).follow(id.clone(), access.clone(), Arc::clone(&clock));
+                            (access, AbortOnDropHandle::new(tokio::spawn(task)))
+                        });
+                    }
+                }
+                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot look after deployed proxies"),
+            }
+            loop {
+                tokio::select! {
+                    more = watcher.wait() => if !more { return },
+                    () = stop.cancelled() => return,
+                }
+                if watcher.take(&self.news).contains(&Topic::Deployed) {
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn follow(self: Arc<Self>, id: String, access: Access, clock: Arc<dyn Clock>) {
+        let (mut pause, mut last) = (RETRY_FIRST, String::new());
+        loop {
+            let mut copied = false;
+            let Err(fault) = self.watch(&id, &access, &*clock, &mut copied).await;
+            if copied {
+                (pause, last) = (RETRY_FIRST, String::new());
+            }
+            let report = fault.report();
+            if report.message != last {
+                tracing::warn!(proxy = id, error = %report, "the state of a deployed proxy cannot be copied now");
+                last = report.message;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(RETRY_LAST);
+        }
+    }
+
+    /// Watches a proxy, and copies its state, until that fails.
+    async fn watch(
+        &self,
+        id: &str,
+        access: &Access,
+        clock: &dyn Clock,
+        copied: &mut bool,
+    ) -> Result<std::convert::Infallible, Fault> {
+        let client = access.client().map_err(failed)?;
+        let mut lines = client.stream::<ProxyWatch>(&NoParams {}).await.map_err(failed)?;
+        let mut seen = None;
+        loop {
+            match timeout(OLDEST, lines.next()).await {
+                Err(_) => {}
+                Ok(Ok(None)) => {
+                    let reason = "it ended the stream of its news".to_owned();
+                    return Err(failed(CallError::Cut { host: client.host().to_owned(), reason }));
+                }
+                Ok(Err(error)) => return Err(failed(error)),
+                Ok(Ok(Some(news))) => {
+                    let shown = shown(&news.status);
+                    let first = seen.is_none();
+                    let changed = seen.replace(shown.clone()).is_some_and(|before| before != shown);
+                    if !first && !changed && !concerns(&news) {
+                        continue;
+                    }
+                    if !first {
+                        sleep(CALM).await;
+                    }
+                }
+            }
+            self.copy(id, &client, clock).await?;
+            *copied = true;
+        }
+    }
+
+    async fn copy(&self, id: &str, client: &Client, clock: &dyn Clock) -> Result<(), Fault> {
+        // As old as it may be, and not a moment younger.
+        let at = clock.now().as_millisecond();
+        let state = client.call::<StateExport>(&NoParams {}).await.map_err(failed)?;
+        let status = client.call::<ProxyStatusGet>(&NoParams {}).await.map_err(failed)?;
+        if state.id != id || status.id != id {
+            return Err(Fault::forbidden("deploy", format!("what answers at {} is another proxy", client.host())));
+        }
+        let _deciding = self.deciding.lock().await;
+        let mut record = self.by_id(id).await?;
+        if record.state != DeployedState::Ready {
+            return Ok(());
+        }
+        self.store.set_deployment_state(id, &state, at).await?;
+        if record.name != status.name {
+            let renamed = self.rename(&mut record, &status.name).await;
+            if let Err(error) = renamed {
+                tracing::warn!(
+                    id,
+                    name = status.name,
+                    error = &error as &dyn std::error::Error,
+                    "a deployed proxy is called otherwise"
+                );
+            }
+        }
+        self.news.changed(Topic::Deployed);
+        Ok(())
+    }
+}
+
+fn failed(error: CallError) -> Fault {
+    Fault::Failed(error.report())
+}
+
+/// What of a proxy's state shows in its status.
+fn shown(status: &ProxyStatus) -> (String, Option<String>, String, Option<i64>) {
+    (status.name.clone(), status.site.clone(), status.fingerprint.clone(), status.former_token_until)
+}
+
+/// Whether news is of something that belongs to the state.
+fn concerns(news: &ProxyNews) -> bool {
+    let topics = [Topic::Pools, Topic::Remotes, Topic::Jobs, Topic::Licenses, Topic::Deployed];
+    news.changed.iter().any(|changed| topics.contains(changed))
+}

@@ -1,0 +1,155 @@
+//! A proxy's state as a whole: taken from one proxy, and given to the next, which becomes that proxy. Opaque to whoever
+//! carries it, full of secrets, never logged.
+
+use api::{ErrorReport, Imported, ProxyState, Topic};
+use engine::plan::Secret;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::certificate::{INSTEAD_OF, PENDING, Taken};
+use super::settings::{HTTP_PROXY, NAME, SITE};
+use super::tokens::{self, Kept};
+use crate::config::{check_http_proxy, check_plain};
+use crate::daemon::Daemon;
+use crate::fault::Fault;
+use crate::licensing::HIGH_WATER;
+use crate::store::{Fact, Records};
+
+/// The form that is written and understood.
+const FORM: u32 = 1;
+/// SHA-256 of the state that was taken over, so that the same one again does no harm.
+const IMPORTED: &str = "state_imported";
+
+/// What a state of form 1 holds.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Content {
+    name: String,
+    #[serde(default)]
+    site: Option<String>,
+    #[serde(default)]
+    http_proxy: Option<Secret>,
+    tokens: Kept,
+    /// Certificate and key, PEM.
+    certificate: Secret,
+    /// The highest time that was ever seen, by which a clock that was set back is known.
+    #[serde(default)]
+    highest_time: Option<String>,
+    /// Whether new runs were held back, as they are before a state is taken to be given to the next: so that its schedules
+    /// begin when whoever gives it says so.
+    #[serde(default)]
+    draining: bool,
+    records: Records,
+}
+
+/// All that makes this proxy itself.
+///
+/// # Errors
+/// The state cannot be read.
+pub async fn export(daemon: &Daemon) -> Result<ProxyState, Fault> {
+    let settings = daemon.settings.get();
+    let content = Content {
+        name: settings.name,
+        site: settings.site,
+        http_proxy: settings.http_proxy,
+        tokens: daemon.tokens.get(),
+        certificate: Secret::new(daemon.certificates.pem()),
+        highest_time: daemon.store.fact(HIGH_WATER).await?,
+        draining: daemon.runs.is_draining(),
+        records: daemon.store.records().await?,
+    };
+    let content = serde_json::to_value(content).map_err(|_| broken("the state cannot be written as JSON"))?;
+    Ok(ProxyState { form: FORM, taken_at: daemon.now(), id: settings.id, content })
+}
+
+/// Becomes the proxy that a state was taken of.
+///
+/// # Errors
+/// The state is of another form or damaged, this proxy has something of its own already, or it cannot be written; then
+/// nothing is changed.
+pub async fn import(daemon: &Daemon, state: ProxyState) -> Result<Imported, Fault> {
+    if state.form != FORM {
+        let message = format!("form: {} is not known here; this version takes over states of form {FORM}", state.form);
+        return Err(Fault::invalid("form", message));
+    }
+    let (content, certificate) = read(&state)?;
+    let digest = digest(&state)?;
+    let _importing = daemon.importing.lock().await;
+    if daemon.store.fact(IMPORTED).await?.as_ref() == Some(&digest) {
+        return Ok(counted(&content.records, daemon.fingerprint().to_string()));
+    }
+    if let Some(open) = daemon.store.open_runs().await?.first() {
+        return Err(Fault::forbidden("state.import", format!("run {} is at work on this proxy", open.run.id)));
+    }
+    for pool in daemon.pools.known() {
+        daemon.runs.let_go_of_pool(&pool.id, &pool.name).await?;
+    }
+    let now = daemon.now();
+    let mut facts = vec![
+        Fact::open(NAME, content.name.as_str()),
+        Fact::open(SITE, content.site.as_deref().unwrap_or_default()),
+        Fact::sealed(HTTP_PROXY, content.http_proxy.as_ref().map(Secret::expose).unwrap_or_default()),
+        tokens::fact(&daemon.tokens.get().taken_over(content.tokens.clone(), now)),
+        Fact::sealed(PENDING, content.certificate.expose()),
+        Fact::open(IMPORTED, digest),
+    ];
+    facts.extend(content.highest_time.as_deref().map(|time| Fact::open(HIGH_WATER, time)));
+    facts.extend(daemon.certificates.instead_of().map(|configured| Fact::open(INSTEAD_OF, configured)));
+    let drained = daemon.runs.is_draining();
+    daemon.runs.drain(drained || content.draining);
+    let become_other = daemon.store.become_other(&state.id, &content.records, &facts, now).await;
+    if !matches!(become_other, Ok(true)) {
+        daemon.runs.drain(drained);
+    }
+    if !become_other? {
+        let reason = "this proxy has jobs, remotes or deployed proxies of its own; a state is taken over by a new one only";
+        return Err(Fault::forbidden("state.import", reason));
+    }
+    daemon.settings.reload().await?;
+    daemon.tokens.reload().await?;
+    daemon.pools.reload().await?;
+    let fingerprint = daemon.certificates.take_up(certificate).await?;
+    for topic in [Topic::Pools, Topic::Vms, Topic::Remotes, Topic::Jobs, Topic::RestorePoints, Topic::Deployed, Topic::Licenses] {
+        daemon.news.changed(topic);
+    }
+    daemon.schedules_changed.notify_one();
+    let imported = counted(&content.records, fingerprint.to_string());
+    tracing::info!(id = state.id, pools = imported.pools, remotes = imported.remotes, jobs = imported.jobs, "took a state over");
+    Ok(imported)
+}
+
+fn counted(records: &Records, fingerprint: String) -> Imported {
+    let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+    Imported {
+        pools: count(records.pools.len()),
+        remotes: count(records.remotes.len()),
+        jobs: count(records.jobs.len()),
+        fingerprint,
+    }
+}
+
+/// Reads and checks all of a state before anything is touched. What is wrong is not quoted: it is full of secrets.
+fn read(state: &ProxyState) -> Result<(Content, Taken), Fault> {
+    let damaged = |what: &str| Fault::invalid("content", format!("content: {what}; export the state anew"));
+    let id = uuid::Uuid::parse_str(&state.id).map_err(|_| Fault::invalid("id", "id: expected a UUID"))?;
+    if id.to_string() != state.id {
+        return Err(Fault::invalid("id", "id: expected a UUID in lower case with hyphens"));
+    }
+    let content: Content =
+        serde_json::from_value(state.content.clone()).map_err(|_| damaged("it is no state of a proxy, or damaged"))?;
+    check_plain(&content.name).map_err(|_| damaged("its name is none"))?;
+    content.site.as_deref().map_or(Ok(()), check_plain).map_err(|_| damaged("its site is none"))?;
+    let http_proxy = content.http_proxy.as_ref().map_or(Ok(()), |url| check_http_proxy(url.expose()));
+    http_proxy.map_err(|_| damaged("its HTTP proxy is none"))?;
+    let certificate = Taken::read(content.certificate.expose()).map_err(|_| damaged("its certificate cannot be used"))?;
+    Ok((content, certificate))
+}
+
+fn digest(state: &ProxyState) -> Result<String, Fault> {
+    let bytes = serde_json::to_vec(state).map_err(|_| broken("the state cannot be read again"))?;
+    Ok(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn broken(what: &str) -> Fault {
+    Fault::Failed(ErrorReport::new("INTERNAL", what))
+}
