@@ -36,6 +36,26 @@ pub(crate) async fn find(pool: &Pool, uuid: &str) -> Result<Option<Record<Vm>>, 
     }
 }
 
+/// The VM with a uuid once nothing changes its power state any more: what an interrupted run asked for goes on without it.
+/// What goes on for longer than `seconds` is not waited for.
+pub(crate) async fn at_rest(pool: &Pool, uuid: &str, seconds: u64, task: &Task) -> Result<Option<Record<Vm>>, Error> {
+    const RESTLESS: [&str; 7] =
+        ["start", "start_on", "shutdown", "clean_shutdown", "hard_shutdown", "clean_reboot", "hard_reboot"];
+    let mut last = None;
+    let rest = until(task, seconds, "it did not come to rest", async || {
+        last = find(pool, uuid).await?;
+        let now = last.iter().flat_map(|vm| vm.current_operations.values());
+        match now.into_iter().find(|operation| RESTLESS.contains(&operation.as_str())) {
+            Some(operation) => Ok(Look::NotYet(operation.clone())),
+            None => Ok(Look::There(())),
+        }
+    });
+    match rest.await {
+        Ok(()) | Err(Error::Late { .. }) => Ok(last),
+        Err(error) => Err(error),
+    }
+}
+
 /// The VM of a proxy; none when it is gone.
 ///
 /// # Errors

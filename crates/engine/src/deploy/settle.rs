@@ -102,7 +102,7 @@ impl Undo<'_> {
     }
 
     async fn wake(&self, pool: &Pool, old: &str, task: &Task) -> Result<(), Error> {
-        let Some(vm) = machine::find(pool, old).await? else {
+        let Some(vm) = machine::at_rest(pool, old, self.times.start, task).await? else {
             task.warn(format!("the former VM {old} is gone: it cannot be switched on again"));
             return Ok(());
         };
@@ -168,7 +168,8 @@ impl Before<'_> {
     fn is(&self, vm: &Record<Vm>) -> bool {
         let same_keys = self.keys.iter().all(|(key, value)| vm.xenstore_data.get(key) == value.as_ref());
         let same_resources = vm.vcpus_at_startup == u64::from(self.vcpus) && vm.memory_static_max == self.memory;
-        vm.power_state == "Running" && same_keys && same_resources && vm.xenstore_data.contains_key(guest::READY)
+        let at_rest = vm.current_operations.is_empty();
+        at_rest && vm.power_state == "Running" && same_keys && same_resources && vm.xenstore_data.contains_key(guest::READY)
     }
 
     /// Gives the VM back what it had, restarts it, and lets its proxy take runs again.
@@ -179,7 +180,7 @@ impl Before<'_> {
         times: &DeployTimes,
         task: &Task,
     ) -> Result<(), Error> {
-        let Some(vm) = machine::find(pool, self.uuid).await? else {
+        let Some(vm) = machine::at_rest(pool, self.uuid, times.start, task).await? else {
             task.warn(format!("VM {} is gone: nothing is left to put back", self.uuid));
             return Ok(());
         };
