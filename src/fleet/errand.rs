@@ -48,7 +48,7 @@ async fn run(shared: &Shared, name: &str, id: RequestId, errand: Errand) -> Resu
             let client = client(shared, name)?;
             let bytes = read(&bundle, BUNDLE).await?;
             let bundle = base64::engine::general_purpose::STANDARD.encode(bytes);
-            let params = UpgradeParams { bundle, wait_seconds: Some(wait_seconds) };
+            let params = UpgradeParams { bundle, wait_seconds: Some(wait_seconds), downgrade: false };
             Ok(Done::Upgrading(Box::new(call::<UpgradeStart>(&client, &params).await?)))
         }
         Errand::ImportLicense(source) => {

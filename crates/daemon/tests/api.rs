@@ -263,7 +263,7 @@ async fn a_daemon_that_stops_leaves_nobody_waiting() {
     let dir = tempfile::tempdir().unwrap();
     let (running, client) = start(dir.path()).await;
     let address = running.address.to_string();
-    let fingerprint = running.daemon.fingerprint;
+    let fingerprint = running.daemon.fingerprint();
     // One that has said nothing, one that has shaken hands, one that waits for its next request.
     let mut silent = TcpStream::connect(&address).await.unwrap();
     let mut fresh = connect(&address, fingerprint).await;
