@@ -137,7 +137,8 @@ impl Client {
                 return Err(self.foreign("its answer to a bundle is too long".into()));
             }
         }
-        let unread = |error: serde_json::Error| self.foreign(format!("its answer to a bundle (HTTP {status}) cannot be read: {error}"));
+        let unread =
+            |error: serde_json::Error| self.foreign(format!("its answer to a bundle (HTTP {status}) cannot be read: {error}"));
         match status {
             200 => serde_json::from_slice(&answer).map_err(unread),
             _ => {

@@ -238,7 +238,9 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
     upgrades.take_up(&store, &journal, clock.now().as_millisecond()).await;
     runs.drain(upgrades.on_probation());
     // Before the first call is answered: nobody ever sees an interrupted run as running.
-    runs.take_up(upgrades.open_run().as_deref()).await.map_err(|source| StartError::Journal { path: config.state_dir.clone(), source })?;
+    runs.take_up(upgrades.open_run().as_deref())
+        .await
+        .map_err(|source| StartError::Journal { path: config.state_dir.clone(), source })?;
     if let Err(fault) = deploy::settle::settle_all(&store, &journal, &news).await {
         tracing::error!(error = %fault.report(), "cannot tell what became of deployed proxies");
     }

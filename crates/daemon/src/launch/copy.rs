@@ -177,7 +177,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (state, before) = (dir.path().join("state"), dir.path().join("state/programs/before"));
         fs::create_dir_all(state.join("programs")).unwrap();
-        for (name, text) in [("state.db", "good"), ("state.db-wal", "log"), ("token", "t"), ("lock", "1"), ("state.db-shm", "x")] {
+        for (name, text) in [("state.db", "good"), ("state.db-wal", "log"), ("token", "t"), ("lock", "1"), ("state.db-shm", "x")]
+        {
             fs::write(state.join(name), text).unwrap();
             fs::set_permissions(state.join(name), fs::Permissions::from_mode(0o600)).unwrap();
         }

@@ -7,8 +7,8 @@
 //! `docs/upgrading.md` says what happens when anything is killed at any time.
 
 mod copy;
-mod process;
 mod probation;
+mod process;
 mod redact;
 mod settings;
 
@@ -46,7 +46,9 @@ pub enum LaunchError {
     #[error(transparent)]
     Programs(#[from] ProgramsError),
     /// The state as it was cannot be put back.
-    #[error("cannot put the state of before the upgrade to {to} back; nothing is started before it is, the next start tries again")]
+    #[error(
+        "cannot put the state of before the upgrade to {to} back; nothing is started before it is, the next start tries again"
+    )]
     Restore {
         /// What was upgraded to.
         to: String,

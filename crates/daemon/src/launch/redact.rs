@@ -88,9 +88,13 @@ mod tests {
     fn no_secret_and_nothing_that_looks_like_one_comes_through() {
         let secrets = vec!["tok en-of/16chars".to_owned(), "http://u:hunter2@proxy:3128".to_owned()];
         let redactor = Redactor::new(&Settings { state_dir: "s".into(), probation: Duration::ZERO, secrets }, None);
-        let said = redactor.clean("a tok en-of/16chars b hunter2 c smb://me:p@ss@nas/x d 0123456789abcdef0123456789abcdef0 e\u{1b}[2J");
+        let said =
+            redactor.clean("a tok en-of/16chars b hunter2 c smb://me:p@ss@nas/x d 0123456789abcdef0123456789abcdef0 e\u{1b}[2J");
         assert_eq!(said, "a … b … c smb://…@nas/x d … e[2J");
-        assert_eq!(redactor.clean("cannot open /var/lib/backhaul/state.db: disk I/O error"), "cannot open /var/lib/backhaul/state.db: disk I/O error");
+        assert_eq!(
+            redactor.clean("cannot open /var/lib/backhaul/state.db: disk I/O error"),
+            "cannot open /var/lib/backhaul/state.db: disk I/O error"
+        );
         assert_eq!(redactor.clean(&"é ".repeat(400)).chars().count(), LONGEST + 1);
         assert_eq!(redactor.clean("see https://example.org/a@b"), "see https://example.org/a@b");
     }

@@ -200,9 +200,8 @@ impl Tokens {
     /// The state cannot be written.
     pub async fn lend(&self, seconds: i64, now: i64) -> Result<Secret, Fault> {
         let _changing = self.changing.lock().await;
-        let token = random().map_err(|error| {
-            Fault::Failed(api::ErrorReport::new("RANDOM", format!("no random numbers for a token: {error}")))
-        })?;
+        let token = random()
+            .map_err(|error| Fault::Failed(api::ErrorReport::new("RANDOM", format!("no random numbers for a token: {error}"))))?;
         let lent = Former { hash: hash(&token), until: now.saturating_add(seconds.saturating_mul(1000)) };
         self.keep(Kept { lent: Some(lent), ..self.get() }).await?;
         Ok(Secret::new(token))

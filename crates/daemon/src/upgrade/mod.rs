@@ -10,7 +10,9 @@ use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use api::{ErrorReport, EventKind, LogLevel, Outcome as RunOutcome, RunSummary, TaskResult, UpgradeParams, UpgradePhase, UpgradeState};
+use api::{
+    ErrorReport, EventKind, LogLevel, Outcome as RunOutcome, RunSummary, TaskResult, UpgradeParams, UpgradePhase, UpgradeState,
+};
 use signed::{BundleManifest, Opened, PublicKey};
 use tokio_util::sync::CancellationToken;
 
@@ -255,7 +257,8 @@ impl Upgrades {
             let _ = std::fs::remove_file(&path);
             opened
         });
-        let opened = opened.await.map_err(|_| Fault::forbidden(OPERATION, "the upgrade bundle cannot be read: its reader broke"))?;
+        let opened =
+            opened.await.map_err(|_| Fault::forbidden(OPERATION, "the upgrade bundle cannot be read: its reader broke"))?;
         opened.map_err(|error| Fault::forbidden(OPERATION, fault::chain(&error)))
     }
 
@@ -264,7 +267,10 @@ impl Upgrades {
         let new = ProgramInfo::of(manifest);
         let refused = |reason: String| Err(Fault::forbidden(OPERATION, reason));
         if build.arch != arch {
-            return refused(format!("the upgrade bundle is for {}, and this proxy is {arch}; get the bundle for {arch}", build.arch));
+            return refused(format!(
+                "the upgrade bundle is for {}, and this proxy is {arch}; get the bundle for {arch}",
+                build.arch
+            ));
         }
         if (&new.version, &new.build) == (&self.running.version, &self.running.build) {
             return refused(format!("this proxy runs {} already", self.running.words()));

@@ -403,9 +403,9 @@ impl Programs {
     /// [`ProgramsError::File`].
     pub fn empty_received(&self) -> Result<PathBuf> {
         let folder = self.dir.join("received");
-        let made = self.make().and_then(|()| {
-            remove_folder(&folder).and_then(|()| private_dir(&folder)).map_err(failed("empty", &folder))
-        });
+        let made = self
+            .make()
+            .and_then(|()| remove_folder(&folder).and_then(|()| private_dir(&folder)).map_err(failed("empty", &folder)));
         made.map(|()| folder)
     }
 }

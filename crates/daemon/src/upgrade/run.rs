@@ -44,13 +44,10 @@ pub(super) async fn start(claim: Claim, daemon: &Arc<Daemon>, opened: Opened, wa
     let upgrades = Arc::clone(&claim.0);
     let info = ProgramInfo::of(&opened.manifest);
     let (from, to) = (upgrades.running.words(), info.words());
-    let new = NewRun {
-        id: crate::runs::run_id(),
-        kind: RunKind::Upgrade,
-        job: None,
-        label: format!("{from} → {to}"),
-        recovers: None,
-    };
+    let new =
+        NewRun {
+            id: crate::runs::run_id(), kind: RunKind::Upgrade, job: None, label: format!("{from} → {to}"), recovers: None
+        };
     let run = daemon.journal.create(new).await?.id;
     let programs = upgrades.programs.clone();
     let was_draining = daemon.runs.is_draining();
@@ -119,7 +116,9 @@ impl Upgrading {
                 Err(fault) => fault.report(),
             },
             Some(Ok(())) => ErrorReport::new("CANCELLED", "somebody cancelled the upgrade; nothing was swapped"),
-            Some(Err(why)) => ErrorReport::new("UPGRADE_INTERRUPTED", why).with_next("nothing was swapped; start the upgrade again"),
+            Some(Err(why)) => {
+                ErrorReport::new("UPGRADE_INTERRUPTED", why).with_next("nothing was swapped; start the upgrade again")
+            }
         };
         let outcome = if report.code == "CANCELLED" { Outcome::Cancelled } else { Outcome::Failure };
         self.give_up(outcome, report).await;
@@ -149,8 +148,7 @@ impl Upgrading {
             }
             let words = busy.iter().map(|(run, _)| format!("run {} ({})", run.id, run.label)).collect::<Vec<_>>().join(", ");
             if words != told {
-                let meter =
-                    TransferMeter { phase: Phase::Queued, waiting_for: Some(words.clone()), ..TransferMeter::default() };
+                let meter = TransferMeter { phase: Phase::Queued, waiting_for: Some(words.clone()), ..TransferMeter::default() };
                 let _ = self.daemon.journal.append_soon(&self.run, EventKind::TaskProgress { task: DRAIN.0, meter }).await;
                 told = words;
             }
@@ -193,7 +191,8 @@ impl Upgrading {
         let daemon = &self.daemon;
         tracing::warn!(to = self.pending.to, error = %report, "an upgrade is given up");
         let message = report.message.clone();
-        let concluded = self.upgrades().programs.conclude(&self.pending, UpgradePhase::Failed, Some(report.clone()), daemon.now());
+        let concluded =
+            self.upgrades().programs.conclude(&self.pending, UpgradePhase::Failed, Some(report.clone()), daemon.now());
         let _ = daemon.journal.append(&self.run, EventKind::Log { task: None, level: LogLevel::Warning, message }).await;
         match end_run(&daemon.journal, &self.run, outcome, Some(report.clone())).await {
             // What is told here is told: the next start has nothing to add.
