@@ -184,8 +184,8 @@ impl Upgrades {
         let state = UpgradeState { phase, from, to, since: at, error };
         self.remember(store, &state).await;
         tracing::info!(from = state.from, to = state.to, ?phase, "an upgrade is over");
-        self.set_state(state);
         self.programs.forget_outcome()?;
+        self.set_state(state);
         Ok(())
     }
 
