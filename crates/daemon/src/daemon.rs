@@ -152,6 +152,8 @@ impl Daemon {
 
     /// The state of this proxy.
     pub async fn status(&self) -> Result<ProxyStatus, Fault> {
+        // First: an upgrade that is over is then over in all that follows.
+        let upgrade = self.upgrades.state();
         let failure = self.store.last_failure().await?;
         let last_error = failure.and_then(|run| Some(LastError { at: run.ended_at?, run: Some(run.id), error: run.error? }));
         let settings = self.settings.get();
@@ -168,7 +170,7 @@ impl Daemon {
             id: settings.id,
             channel: program.channel.clone(),
             build: program.build.clone(),
-            upgrade: self.upgrades.state(),
+            upgrade,
             draining: self.runs.is_draining(),
             licensing: self.licenses.standing().await?,
             former_token_until: self.tokens.former_until(self.now()),

@@ -184,8 +184,8 @@ impl Upgrades {
         let state = UpgradeState { phase, from, to, since: at, error };
         self.remember(store, &state).await;
         tracing::info!(from = state.from, to = state.to, ?phase, "an upgrade is over");
-        self.set_state(state);
         self.programs.forget_outcome()?;
+        self.set_state(state);
         Ok(())
     }
 
@@ -199,11 +199,12 @@ impl Upgrades {
     /// The launcher says that this program stays.
     pub async fn confirmed(&self, daemon: &Daemon) {
         if self.on_probation.swap(false, Ordering::Relaxed) {
+            // Before it is told to be over: whoever waits for that may go on at once.
+            daemon.runs.drain(false);
             self.take_up(&daemon.store, &daemon.journal, daemon.now()).await;
             if let Err(error) = daemon.tokens.take_back().await {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the launcher's token counts until its time is over");
             }
-            daemon.runs.drain(false);
             daemon.news.moved();
         }
     }

@@ -202,8 +202,8 @@ impl Upgrading {
         let Pending { from, to, .. } = self.pending.clone();
         let state = UpgradeState { phase: UpgradePhase::Failed, from, to, since: daemon.now(), error: Some(report) };
         self.upgrades().remember(&daemon.store, &state).await;
-        self.upgrades().set_state(state);
         daemon.runs.drain(self.was_draining);
+        self.upgrades().set_state(state);
         daemon.news.moved();
     }
 }
