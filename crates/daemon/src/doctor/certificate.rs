@@ -13,7 +13,8 @@ use crate::daemon::Daemon;
 const SOON: i64 = 30;
 const DAY: i64 = 86_400;
 /// What to do about a certificate.
-const RENEW: &str = "show another one: backhaul proxy certificate renew; other consoles pin it anew after that: backhaul proxy add";
+const RENEW: &str =
+    "show another one: backhaul proxy certificate renew; other consoles pin it anew after that: backhaul proxy add";
 
 /// Reads the certificate that connections see.
 pub async fn check(lines: Lines, daemon: Arc<Daemon>) {
