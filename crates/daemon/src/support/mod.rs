@@ -113,7 +113,9 @@ fn configuration(config: &Config, settings: &Values) -> String {
     tell("tls.certificate", config.tls.as_ref().map_or_else(|| "none".into(), |files| files.certificate.display().to_string()));
     tell("http_proxy", if settings.http_proxy.is_some() { "configured" } else { "none" }.into());
     tell("metrics ask for token", config.metrics_token.to_string());
-    tell("issuers of licences", config.issuer_keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+    let keys = |keys: &[signed::PublicKey]| keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    tell("license.issuer_keys", keys(&config.issuer_keys));
+    tell("upgrade.keys", keys(&config.upgrade_keys));
     tell("deploy.image", config.image.as_ref().map_or_else(|| "none".into(), |image| image.display().to_string()));
     tell("limits.connections", config.limits.connections.to_string());
     tell("limits.runs", config.limits.runs.to_string());
