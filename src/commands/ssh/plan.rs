@@ -247,8 +247,8 @@ pub fn plan(host: &str, found: &Found, standing: &Standing, wishes: &Wishes, sou
         put(&mut steps, differs, "the unit", paths::UNIT, "0644", "root:root", text);
     }
     let (active, enabled) = (found.is("active"), found.is("enabled"));
-    // A mark alone, without anything else to do, needs no restart.
-    if steps.len() > before || changed || !active || !enabled {
+    // A mark alone, without anything else to do, needs no restart; a token counts from a start on.
+    if steps.len() > before || changed || new || !active || !enabled {
         steps.push(Step::Start { active, enabled });
     }
     if found.facts.has("port", &port.to_string()) && !(active && found.mark.is_some() && former_port(found) == Some(port)) {
