@@ -73,7 +73,10 @@ impl Undo<'_> {
         for vm in vms.iter().filter(is_ours).filter(|vm| self.old != Some(vm.uuid.as_str())) {
             found = true;
             task.info(format!("destroys the unfinished VM {} ({})", vm.name_label, vm.uuid));
-            machine::destroy(pool, vm, task).await?;
+            machine::destroy(pool, vm, self.run, task).await?;
+        }
+        if !found {
+            machine::sweep(pool, self.run, task).await?;
         }
         if let Some(uuid) = self.uuid.filter(|_| !found)
             && vms.iter().any(|vm| vm.uuid == uuid)
@@ -143,7 +146,7 @@ pub(crate) async fn undrain(access: Option<&ProxyAccess>, times: &DeployTimes, t
 /// Destroys a VM that is to go. It was marked before that was announced: somebody who has taken the mark off since then wants
 /// to keep it, and will not want otherwise at the next attempt.
 pub(crate) async fn obsolete(pool: &Pool, run: &str, uuid: &str, task: &Task) -> Result<(), Error> {
-    let Some(vm) = machine::find(pool, uuid).await? else { return Ok(()) };
+    let Some(vm) = machine::find(pool, uuid).await? else { return machine::sweep(pool, run, task).await };
     if vm.other_config.get(OBSOLETE).is_none_or(|mark| mark != run) {
         task.warn(format!(
             "VM {} ({uuid}) no longer carries the mark by which it was to go: it stays, and is nobody's proxy any more; destroy it \
@@ -153,7 +156,7 @@ pub(crate) async fn obsolete(pool: &Pool, run: &str, uuid: &str, task: &Task) ->
         return Ok(());
     }
     task.info(format!("destroys VM {} ({uuid})", vm.name_label));
-    machine::destroy(pool, &vm, task).await
+    machine::destroy(pool, &vm, run, task).await
 }
 
 /// A proxy's VM as it was before its address or resources were changed.

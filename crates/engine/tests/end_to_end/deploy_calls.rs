@@ -157,6 +157,37 @@ async fn every_call_of_a_change_fails_once_and_the_proxy_works() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_outlives_its_vm_is_found_by_the_clean_up() {
+    let fleet = Fleet::new(29).await;
+    let before = fleet.pool().dump();
+    let stuck = || {
+        let fault = Fault::FailCall { call: "VDI.destroy".into(), nth: 1, code: "SR_BACKEND_FAILURE_46".into(), done: false };
+        fleet.pool().set_fault(fault);
+    };
+    let disks = || fleet.pool().records("VDI").len();
+    let proxy = fleet.deployed().await;
+    stuck();
+    let story = fleet.run(Work::Destroy(fleet.destruction(&proxy))).await;
+    assert_eq!(story.outcome(), Outcome::Failure);
+    assert!(message(&story).starts_with("step destroy failed"), "{}", message(&story));
+    fleet.assert_vms(&[], "destroyed");
+    assert_eq!(disks(), 1);
+    fleet.pool().clear_faults();
+    settled(&fleet, &story, &[&proxy]).await;
+    fleet.assert_as(&before, "destroyed").await;
+
+    stuck();
+    fleet.proxies.fail("pool.add", 1);
+    let story = fleet.run(deploy(fleet.deployment())).await;
+    assert_eq!(story.outcome(), Outcome::Failure);
+    assert!(message(&story).contains("step introduce failed and what was made is not all removed yet"), "{}", message(&story));
+    assert_eq!(disks(), 1);
+    fleet.pool().clear_faults();
+    settled(&fleet, &story, &[]).await;
+    fleet.assert_as(&before, "undone").await;
+}
+
 async fn replacement(number: u8, way: bool) {
     let fleet = Fleet::new(number).await;
     let mut proxy = fleet.deployed().await;
@@ -167,7 +198,7 @@ async fn replacement(number: u8, way: bool) {
     for (call, nth) in enumerated(&fleet.pool().logged_calls()) {
         let what = format!("{call} {nth}, done: {way}");
         let before = fleet.pool().dump();
-        fail(&fleet, call, *nth, way);
+        fail(&fleet, &call, nth, way);
         let story = fleet.run(deploy(fleet.replacement(&proxy))).await;
         let struck = struck(&fleet);
         assert_named(&story, &what);
