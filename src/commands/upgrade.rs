@@ -232,7 +232,8 @@ async fn follow(context: &Context, site: &Site, params: &UpgradeParams) -> Resul
         !matches!(phase, None | Some(UpgradePhase::Draining | UpgradePhase::Swapping))
     };
     let status = settled(site, deadline, over).await?;
-    status.upgrade.ok_or_else(|| Failure::failed("UPGRADE", format!("{} does not say how its upgrade came out", site.name)))
+    let upgrade = status.upgrade.map(|upgrade| *upgrade);
+    upgrade.ok_or_else(|| Failure::failed("UPGRADE", format!("{} does not say how its upgrade came out", site.name)))
 }
 
 /// The state of a proxy once it answers and is as wanted.

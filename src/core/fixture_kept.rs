@@ -189,13 +189,13 @@ fn kept_status(name: &str) -> ProxyStatus {
         channel: Some("testing".into()),
         draining: true,
         licensing: Licensing { fault: Some("no licence is bound to this proxy".into()), ..licensing },
-        upgrade: Some(UpgradeState {
+        upgrade: Some(Box::new(UpgradeState {
             phase: UpgradePhase::RolledBack,
             from: "0.0.9".into(),
             to: "0.1.0 lab.2".into(),
             since: NOW - DAY,
             error: Some(api::ErrorReport::new("SELF_CHECK", "the new version did not answer within 20 s")),
-        }),
+        })),
         ..status
     }
 }

@@ -490,7 +490,7 @@ fn settings_token_certificate_drain_and_upgrade() {
     let done = Done::Upgrading(Box::new(upgrade.clone()));
     fixture::fleet(&mut state, "site-a", FleetEventKind::Reply { id, result: Ok(Answer::Errand(done)) });
     assert!(state.form.is_none());
-    let running = api::ProxyStatus { upgrade: Some(upgrade), ..fixture::proxy_status("site-a", Vec::new()) };
+    let running = api::ProxyStatus { upgrade: Some(Box::new(upgrade)), ..fixture::proxy_status("site-a", Vec::new()) };
     fixture::status(&mut state, "site-a", running);
     let rows = super::screens::rows(&state, state.screen()).unwrap();
     assert!(rows.cell(0, 0).plain().contains("upgrading"));

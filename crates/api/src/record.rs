@@ -44,7 +44,7 @@ pub struct ProxyStatus {
     pub licensing: crate::Licensing,
     /// The upgrade that goes on, or the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub upgrade: Option<crate::UpgradeState>,
+    pub upgrade: Option<Box<crate::UpgradeState>>,
     /// Until when a former token is still accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub former_token_until: Option<i64>,

@@ -153,7 +153,7 @@ impl Daemon {
     /// The state of this proxy.
     pub async fn status(&self) -> Result<ProxyStatus, Fault> {
         // First: an upgrade that is over is then over in all that follows.
-        let upgrade = self.upgrades.state();
+        let upgrade = self.upgrades.state().map(Box::new);
         let failure = self.store.last_failure().await?;
         let last_error = failure.and_then(|run| Some(LastError { at: run.ended_at?, run: Some(run.id), error: run.error? }));
         let settings = self.settings.get();

@@ -150,7 +150,7 @@ async fn serve(config: config::Config) -> ExitCode {
     let started = tokio::select! {
         started = daemon::start(config, program, Arc::new(clock::SystemClock)) => started,
         // What was begun is found and ended at the next start.
-        () = asked.to_stop() => return ExitCode::SUCCESS,
+        () = asked.stopped() => return ExitCode::SUCCESS,
     };
     let running = match started {
         Ok(running) => running,
@@ -171,7 +171,7 @@ async fn serve(config: config::Config) -> ExitCode {
     let upgrades = Arc::clone(&running.daemon.upgrades);
     let code = loop {
         tokio::select! {
-            () = asked.to_stop() => break ExitCode::SUCCESS,
+            () = asked.stopped() => break ExitCode::SUCCESS,
             () = upgrades.swap.cancelled() => break ExitCode::from(upgrade::EXIT_SWAP),
             _ = confirmed.recv() => upgrades.confirmed(&running.daemon).await,
         }
@@ -179,7 +179,7 @@ async fn serve(config: config::Config) -> ExitCode {
     tracing::info!("stopping: running runs are cancelled and clean up; a second signal ends at once");
     tokio::select! {
         () = running.stop() => {}
-        () = asked.to_stop() => tracing::warn!("ended at once; what is left behind is cleaned up at the next start"),
+        () = asked.stopped() => tracing::warn!("ended at once; what is left behind is cleaned up at the next start"),
     }
     code
 }
@@ -195,7 +195,7 @@ struct Asked {
 }
 
 impl Asked {
-    async fn to_stop(&mut self) {
+    async fn stopped(&mut self) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => {}

@@ -192,11 +192,9 @@ async fn an_address_where_packets_vanish() {
     let listener = socket.listen(0).unwrap();
     let address = listener.local_addr().unwrap();
     let mut waiting = Vec::new();
-    loop {
-        match tokio::time::timeout(Duration::from_millis(500), tokio::net::TcpStream::connect(address)).await {
-            Ok(stream) => waiting.push(stream.unwrap()),
-            Err(_) => break,
-        }
+    let patience = Duration::from_millis(500);
+    while let Ok(stream) = tokio::time::timeout(patience, tokio::net::TcpStream::connect(address)).await {
+        waiting.push(stream.unwrap());
     }
     let house = House::new(Wrong { url: Some(format!("https://{address}")), ..Wrong::default() }).await;
     let found = house.examine().await;

@@ -64,6 +64,9 @@ pub struct UndeployArgs {
     confirm: Option<String>,
 }
 
+/// What was answered to a parameter of the deployment, by the parameter's id.
+pub type Answers = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
 /// What was given for `proxy deploy --ssh`.
 pub struct Request {
     /// Where.
@@ -71,7 +74,7 @@ pub struct Request {
     /// How.
     pub ssh: SshArgs,
     /// Name, site, port, HTTP proxy.
-    pub answer: Box<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    pub answer: Answers,
     /// Show only.
     pub plan: bool,
     /// Do not ask.
