@@ -33,6 +33,24 @@ pub struct Proxy {
 }
 
 impl Proxy {
+    /// A proxy as its deployer says how to reach it.
+    ///
+    /// # Errors
+    /// What of it cannot be used, in words.
+    pub fn claimed(credentials: &api::Credentials) -> Result<Self, String> {
+        let wrong = |what: &str, why: String| format!("{what} that is none: {why}");
+        check_name(&credentials.name).map_err(|why| wrong("a name", why))?;
+        Ok(Self {
+            name: credentials.name.clone(),
+            url: check_url(&credentials.url).map_err(|why| wrong("an address", why))?,
+            token: Token::new(&credentials.token).map_err(|why| wrong("a token", why))?,
+            fingerprint: credentials
+                .fingerprint
+                .parse()
+                .map_err(|error: tls::ParseFingerprintError| wrong("a fingerprint", error.to_string()))?,
+        })
+    }
+
     /// A client for it. Connects when called.
     ///
     /// # Errors

@@ -106,6 +106,47 @@ async fn a_proxy_is_added_only_with_a_confirmed_certificate_and_a_valid_token() 
 }
 
 #[tokio::test]
+async fn a_proxy_is_called_what_it_calls_itself_unless_told_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let proxy = FakeProxy::with(vec![("proxy.status", status("東京 🗼"))]).await;
+    let token = dir.path().join("token");
+    std::fs::write(&token, TOKEN).unwrap();
+    let add = ["proxy", "add", &proxy.url, "--token-file", token.to_str().unwrap(), "--fingerprint", &proxy.fingerprint];
+    assert_eq!(backhaul(dir.path(), &add).await.status.code(), Some(0));
+    assert_eq!(backhaul(dir.path(), &["proxy", "show", "東京 🗼"]).await.status.code(), Some(0));
+    let twice = backhaul(dir.path(), &add).await;
+    assert!(!twice.status.success() && stderr(&twice).contains("already a proxy"), "{twice:?}");
+}
+
+#[tokio::test]
+async fn a_changed_certificate_is_accepted_only_when_it_is_said_to_be_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let (former, proxy) = (FakeProxy::with(vec![]).await, FakeProxy::with(vec![("proxy.status", status("a"))]).await);
+    proxy.add_to(dir.path(), "a").await;
+    let path = dir.path().join("proxies.toml");
+    let text = std::fs::read_to_string(&path).unwrap().replace(&proxy.fingerprint, &former.fingerprint);
+    std::fs::write(&path, &text).unwrap();
+    assert_eq!(backhaul(dir.path(), &["vm", "list"]).await.status.code(), Some(4));
+
+    let asked = proxy.calls().len();
+    let unconfirmed = backhaul(dir.path(), &["proxy", "trust", "a"]).await;
+    assert_eq!(unconfirmed.status.code(), Some(4), "{unconfirmed:?}");
+    for word in [&former.fingerprint, &proxy.fingerprint, "backhauld fingerprint"] {
+        assert!(stderr(&unconfirmed).contains(word), "{word}: {unconfirmed:?}");
+    }
+    let wrong = backhaul(dir.path(), &["proxy", "trust", "a", "--fingerprint", &former.fingerprint]).await;
+    assert_eq!(wrong.status.code(), Some(4), "{wrong:?}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+    assert_eq!(proxy.calls().len(), asked, "the token went to a proxy nobody had confirmed");
+
+    let trusted = backhaul(dir.path(), &["proxy", "trust", "a", "--fingerprint", &proxy.fingerprint]).await;
+    assert_eq!(trusted.status.code(), Some(0), "{trusted:?}");
+    assert_eq!(backhaul(dir.path(), &["proxy", "show", "a"]).await.status.code(), Some(0));
+    let again = backhaul(dir.path(), &["proxy", "trust", "a"]).await;
+    assert!(stdout(&again).contains("trusted already"), "{again:?}");
+}
+
+#[tokio::test]
 async fn lists_are_one_array_over_all_proxies() {
     let dir = tempfile::tempdir().unwrap();
     let vms = |name: &'static str| vec![("proxy.status", status(name)), ("pool.list", Reply::Result(json!([])))];

@@ -122,21 +122,28 @@ async fn image_and_proxy(bench: &Bench, dir: &Path) {
     let image = bench.lab.dir.join("images/backhaul-appliance.xva");
     let copy = dir.join("copy.xva");
     std::fs::copy(&image, &copy).unwrap();
+    let sign =
+        |copy: &Path| std::fs::copy(image.with_added_extension("manifest"), copy.with_added_extension("manifest")).unwrap();
     let copy = copy.to_str().unwrap();
     bench.refused(&["--image", "/nowhere.xva"], &["image: cannot open /nowhere.xva"]).await;
     bench.refused(&["--image", copy], &["image: nothing says what the image must be"]).await;
-    bench.refused(&["--image", copy, "--image-sha256", &"0".repeat(64)], &["step upload ", "its SHA-256 is "]).await;
+    // A checksum is not enough where signatures are asked for, and a signed one counts more than one that is given.
+    let given = ["--image", copy, "--image-sha256", &"0".repeat(64)];
+    bench.refused(&given, &["no .manifest stands beside it"]).await;
+    sign(Path::new(copy));
+    bench.refused(&given, &["names another SHA-256"]).await;
     // One bit, in the middle.
     let mut bytes = std::fs::read(&image).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     let torn = dir.join("torn.xva");
     std::fs::write(&torn, bytes).unwrap();
+    sign(&torn);
     let sum = std::fs::read_to_string(image.with_added_extension("sha256")).unwrap();
     let sum = sum.split_whitespace().next().unwrap();
     bench.refused(&["--image", torn.to_str().unwrap(), "--image-sha256", sum], &["step upload ", "its SHA-256 is "]).await;
     let no_image = write(&dir.join("none.xva"), "this is no archive, however long it is");
-    let sum = "a0a9d3ffb8a9d4e8f8d8a5e0a8f4f0d4b4ad2d1a7a5d7c1f5d0d3d2b4d5a6f7e";
+    sign(Path::new(&no_image));
     bench.refused(&["--image", &no_image, "--image-sha256", sum], &["step upload ", "its SHA-256 is "]).await;
     let wrong_proxy = write(&dir.join("wrong-proxy"), &format!("ftp://user:{SECRET}@127.0.0.1\n"));
     bench.refused(&["--http-proxy-file", &wrong_proxy], &["http-proxy: "]).await;

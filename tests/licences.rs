@@ -1,18 +1,20 @@
 //! Licences with the real programs of a lab that asks for them: none, a free one that binds itself, no second proxy under
 //! it, several to choose from, and all that is no licence.
 
+#[path = "support/lab.rs"]
+mod site;
 mod support;
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use support::lab::Lab;
-use support::{backhaul, stderr, stdout};
+use site::Lab;
+use support::{stderr, stdout};
 
 /// Issues a licence with the key in a file, and answers the file that holds it.
 async fn issue(lab: &Lab, key: &Path, name: &str, more: &[&str]) -> PathBuf {
     let issue = ["license", "issue", "--key", key.to_str().unwrap(), "--holder", "Né \"x\" 🦀"];
-    let issued = backhaul(&lab.config(), &[&issue[..], more].concat()).await;
+    let issued = lab.run(&[&issue[..], more].concat()).await;
     assert!(issued.status.success(), "{}", stderr(&issued));
     let path = lab.dir.join(format!("{name}.license"));
     std::fs::write(&path, stdout(&issued)).unwrap();
@@ -56,7 +58,7 @@ async fn a_free_licence_binds_itself_serves_one_proxy_and_is_free_again_when_tha
     // One: the new proxy has it, and its deployer knows.
     let licence = import(&lab, &issue(&lab, &key, "one", &["--days", "20"]).await).await;
     let id = licence["id"].as_str().unwrap();
-    let plan = backhaul(&lab.config(), &[&deploy("annecy")[..10], &["--plan"]].concat()).await;
+    let plan = lab.run(&[&deploy("annecy")[..10], &["--plan"]].concat()).await;
     assert!(plan.status.success() && stdout(&plan).contains("30 days"), "{}{}", stdout(&plan), stderr(&plan));
     lab.ask(&deploy("annecy")).await;
     assert_eq!(serving(&lab).await, [(id.to_owned(), vec!["annecy".to_owned()])]);

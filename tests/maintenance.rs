@@ -5,9 +5,11 @@
 mod site;
 mod support;
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 use site::{Lab, PATIENCE, pool_call};
-use support::{stderr, stdout};
+use support::{backhaul, stderr, stdout};
 
 const SECRET: &str = "s3cret-word";
 
@@ -77,6 +79,14 @@ async fn vm_power(lab: &Lab, uuid: &str, then: Option<&str>) -> Option<String> {
     Some(record["power_state"].as_str().unwrap().to_owned())
 }
 
+/// The token of a proxy, from the configuration of a console.
+fn token_of(config: &Path, name: &str) -> String {
+    let table: toml::Table = std::fs::read_to_string(config.join("proxies.toml")).unwrap().parse().unwrap();
+    let proxies = table["proxy"].as_array().unwrap();
+    let ours = proxies.iter().find(|proxy| proxy["name"].as_str() == Some(name)).unwrap();
+    ours["token"].as_str().unwrap().to_owned()
+}
+
 /// That no process of this machine shows a secret in its command line.
 fn assert_not_in_processes(secret: &str) {
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
@@ -133,6 +143,35 @@ async fn a_deployed_proxy_is_changed_and_made_anew_and_stays_the_same_one() {
     let same = identity(&lab, name).await;
     assert_eq!((&same["fingerprint"], &same["token"]), (&renewed["fingerprint"], &json!(tokens[1])));
 
+    // Changed where its deployer cannot be told: that one says so before it touches anything, until somebody tells it.
+    let elsewhere = dir.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let token_file = elsewhere.join("token");
+    let (url, pin) = (deployed(&lab).await["url"].clone(), renewed["fingerprint"].clone());
+    let add = |name: &str, token: &str| {
+        std::fs::write(&token_file, token).unwrap();
+        let (url, pin) = (url.as_str().unwrap(), pin.as_str().unwrap());
+        let file = token_file.to_str().unwrap();
+        ["proxy", "add", name, url, "--token-file", file, "--fingerprint", pin].map(str::to_owned)
+    };
+    let run = async |config: &Path, arguments: &[String]| {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let output = backhaul(config, &arguments).await;
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+    };
+    run(&elsewhere, &add(name, &tokens[1])).await;
+    run(&elsewhere, &["proxy", "token", "rotate", name, "--overlap", "0"].map(str::to_owned)).await;
+    let third = token_of(&elsewhere, name);
+    let estranged = lab.run(&["proxy", "reconfigure", name, "--vcpus", "3"]).await;
+    let said = stderr(&estranged);
+    assert!(!estranged.status.success() && said.contains("step check") && said.contains("backhaul proxy adopt"), "{said}");
+    assert_eq!(deployed(&lab).await["state"], "ready");
+    lab.ask(&["proxy", "remove", name]).await;
+    run(&lab.dir.join("config"), &add(name, &third)).await;
+    assert_eq!(lab.ask(&["proxy", "adopt", name]).await[0]["toldTo"], "paris");
+    let tokens = [tokens[0].clone(), tokens[1].clone(), third];
+    let same = identity(&lab, name).await;
+
     // Its address.
     let old = deployed(&lab).await;
     let old_url = old["url"].as_str().unwrap();
@@ -160,6 +199,17 @@ async fn a_deployed_proxy_is_changed_and_made_anew_and_stays_the_same_one() {
     assert_eq!((&kept["vm"], &kept["state"], &kept["spec"]), (&old["vm"], &json!("ready"), &moved_to["spec"]));
     assert_eq!(identity(&lab, name).await, same);
 
+    // A new machine that does not start, when the old one is off already: the old one is back.
+    let inventory = lab.json();
+    let pool = inventory["pools"].as_array().unwrap().iter().find(|pool| pool["name"] == "paris").unwrap();
+    let fault = json!({ "kind": "fail_call", "call": "VM.start", "nth": 1, "code": "HOST_NOT_ENOUGH_FREE_MEMORY", "count": 1 });
+    pool_call(pool, "lab.set_fault", json!([pool["password"], fault])).await;
+    let refused = lab.run(&["proxy", "redeploy", name, "--yes"]).await;
+    let said = format!("{}{}", stdout(&refused), stderr(&refused));
+    assert!(!refused.status.success() && said.contains("step start failed and what was made is removed again"), "{said}");
+    assert_eq!(deployed(&lab).await["vm"], old["vm"]);
+    assert_eq!(identity(&lab, name).await, same);
+
     // Made anew, with its own help: another VM, the same proxy, and the chain of its backups goes on.
     let changed = mutated(&lab).await;
     lab.ask(&["proxy", "redeploy", name, "--yes"]).await;
@@ -184,7 +234,7 @@ async fn a_deployed_proxy_is_changed_and_made_anew_and_stays_the_same_one() {
     assert_eq!(moved(&lab, name).await, 0, "nothing has changed since the run before");
     assert_eq!(lab.list(&["backup", "list", "--proxy", name]).await.len(), 3);
 
-    for secret in [SECRET, tokens[0].as_str(), tokens[1].as_str()] {
+    for secret in tokens.iter().map(String::as_str).chain([SECRET]) {
         assert_eq!(lab.leaks(secret), Vec::<std::path::PathBuf>::new());
         assert_not_in_processes(secret);
     }

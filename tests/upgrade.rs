@@ -1,14 +1,16 @@
 //! Upgrades with the real programs of a lab, by the commands a person types: a good bundle, a bad one, one after the other,
 //! and a backup that runs meanwhile.
 
+#[path = "support/lab.rs"]
+mod site;
 mod support;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
-use support::lab::{Lab, PATIENCE, daemon_program};
-use support::{backhaul, stderr, stdout};
+use site::{Lab, PATIENCE, daemon_program};
+use support::{stderr, stdout};
 
 /// A bad program, which ends at once.
 const BAD: &str = "#!/bin/sh\necho 'cannot find libmissing.so' >&2\nexit 127\n";
@@ -86,9 +88,9 @@ async fn a_fleet_is_upgraded_one_after_the_other_and_a_bad_bundle_stops_at_the_f
         assert_eq!(status["draining"], false);
     }
     assert_eq!(lab.list(&["job", "list"]).await.len(), 1);
-    let again = backhaul(&lab.config(), &["proxy", "upgrade", "--all", "--bundle", good.to_str().unwrap()]).await;
+    let again = lab.run(&["proxy", "upgrade", "--all", "--bundle", good.to_str().unwrap()]).await;
     assert!(again.status.success() && stdout(&again).contains("lyon runs 0.1.0 (good.2) already"), "{again:?}");
-    let listed = backhaul(&lab.config(), &["proxy", "list"]).await;
+    let listed = lab.run(&["proxy", "list"]).await;
     assert_eq!(stdout(&listed).matches("0.1.0 (good.2)").count(), 2, "{}", stdout(&listed));
 
     // It works on as before.
@@ -143,7 +145,7 @@ async fn a_running_backup_comes_to_its_end_first_unless_its_time_is_over() {
     lab.ask(&["proxy", "upgrade", "paris", "--bundle", better.to_str().unwrap(), "--wait", "0"]).await;
     let (ran, upgrade) = outcome(&backup).await;
     assert_eq!((&ran["outcome"], &upgrade["outcome"]), (&"cancelled".into(), &"success".into()), "{ran}");
-    let shown = backhaul(&lab.config(), &["run", "show", &backup]).await;
+    let shown = lab.run(&["run", "show", &backup]).await;
     assert!(stdout(&shown).contains("is being upgraded"), "{}", stdout(&shown));
     assert_eq!(lab.status("paris").await["build"], "good.3");
     assert_eq!(lab.list(&["backup", "list"]).await.len(), 1);
@@ -208,7 +210,7 @@ async fn what_cannot_be_is_said_before_anything_is_touched() {
     let (code, said) = lab.refused(&["proxy", "upgrade", "paris", "--bundle", foreign.to_str().unwrap()]).await;
     assert!(code == 4 && said.contains("signed by another key"), "{said}");
     let signer = packed[0]["signer"].as_str().unwrap();
-    let shown = backhaul(&lab.config(), &["bundle", "show", foreign.to_str().unwrap(), "--trust", signer]).await;
+    let shown = lab.run(&["bundle", "show", foreign.to_str().unwrap(), "--trust", signer]).await;
     assert!(shown.status.success() && stdout(&shown).contains("9.0.0"), "{}", stderr(&shown));
     let release = lab.ask(&["bundle", "show", good]).await.remove(0)["signer"].as_str().unwrap().to_owned();
     let (code, said) = lab.refused(&["bundle", "show", foreign.to_str().unwrap(), "--trust", &release]).await;

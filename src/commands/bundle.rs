@@ -50,9 +50,9 @@ pub struct PackArgs {
     /// Release channel
     #[arg(long, default_value = "stable")]
     channel: String,
-    /// Processor it runs on
-    #[arg(long, default_value = std::env::consts::ARCH)]
-    arch: String,
+    /// Processor it runs on, e.g. x86_64, aarch64 [default: that of this machine]
+    #[arg(long)]
+    arch: Option<String>,
     /// Compression, from 1, quick, to 22, small
     #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(i32).range(1..=22))]
     level: i32,
@@ -83,7 +83,7 @@ fn pack(common: &Common, arguments: &PackArgs) -> Result<(), Failure> {
         version: arguments.version.clone(),
         channel: arguments.channel.clone(),
         build: arguments.build.clone(),
-        arch: arguments.arch.clone(),
+        arch: arguments.arch.clone().unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
     };
     let bundle = signed::pack_bundle_at(arguments.level, &program, &build, &key).map_err(|error| Failure::usage(said(&error)))?;
     std::fs::write(&arguments.output, &bundle).map_err(|error| Failure::file("write", &arguments.output, &error))?;
@@ -120,10 +120,12 @@ fn show(common: &Common, file: &Path, trust: Option<&PublicKey>) -> Result<(), F
     Ok(())
 }
 
-/// An error with its cause.
+/// An error with all its causes.
 pub(super) fn said(error: &(dyn std::error::Error + 'static)) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    }
+    let causes = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
+    causes.fold(String::new(), |text, cause| match text.is_empty() {
+        true => cause,
+        false if text.ends_with(&cause) => text,
+        false => format!("{text}: {cause}"),
+    })
 }

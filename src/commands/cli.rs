@@ -10,6 +10,7 @@ use super::deploy::{DeployArgs, ReconfigureArgs, RedeployArgs};
 use super::doctor::{DoctorArgs, SupportArgs};
 use super::license::LicenseCommand;
 use super::maintain::{CertificateCommand, SetArgs, Switch, TokenCommand};
+use super::ssh::UndeployArgs;
 use super::upgrade::UpgradeArgs;
 
 /// The console over a fleet of backup proxies; without a command, its screen.
@@ -187,27 +188,37 @@ pub enum ProxyCommand {
     },
     /// Get to know a proxy: its certificate is shown and pinned, its token checked and stored
     Add {
-        /// What to call it
-        name: String,
-        /// https://HOST[:PORT]
-        url: String,
+        /// https://HOST[:PORT], after what to call it [default: what it calls itself]
+        #[arg(value_name = "[NAME] URL", num_args = 1..=2, required = true)]
+        place: Vec<String>,
         /// Where the token comes from.
         #[command(flatten)]
         token: TokenSource,
-        /// SHA-256 of its certificate, as its daemon tells it; anything else is refused
+        /// SHA-256 of its certificate, as `backhauld fingerprint` prints it on its host; anything else is refused
         #[arg(long, value_name = "FP")]
         fingerprint: Option<String>,
         /// Pin whatever certificate it shows now, without asking
         #[arg(long, conflicts_with = "fingerprint")]
         accept_fingerprint: bool,
     },
+    /// Accept the changed certificate of a proxy: the pinned one and the new one are shown, then asked about
+    Trust {
+        /// Its name
+        name: String,
+        /// SHA-256 of the new certificate, as `backhauld fingerprint` prints it on its host; anything else is refused
+        #[arg(long, value_name = "FP")]
+        fingerprint: Option<String>,
+    },
     /// Forget a proxy; nothing changes on it
     Remove {
         /// Its name
         name: String,
     },
-    /// Deploy a new proxy into a pool: the plan is shown first, and nothing is touched before it is accepted
+    /// Deploy a new proxy into a pool, or with --ssh onto any Linux: the plan is shown first, and nothing is touched before
+    /// it is accepted
     Deploy(Box<DeployArgs>),
+    /// Remove a proxy that was deployed with --ssh from its host
+    Undeploy(UndeployArgs),
     /// The proxies that have been deployed, and by whom
     Deployed,
     /// Get to know a deployed proxy: its address, certificate and token come from the proxy that deployed it

@@ -158,7 +158,7 @@ impl Context {
         M: Method<Item = Vec<T>>,
         M::Params: Sync,
     {
-        Self::find_among(self.sites()?, what, name, params, names).await
+        Self::find_among::<M, T>(self.sites()?, what, name, params, names).await
     }
 
     /// As [`Context::find`], for an object that is a proxy itself: that it does not answer is no obstacle, for it is the others
@@ -181,7 +181,7 @@ impl Context {
         if sites.iter().any(|site| site.name != name) {
             sites.retain(|site| site.name != name);
         }
-        Self::find_among(sites, what, name, params, names).await
+        Self::find_among::<M, T>(sites, what, name, params, names).await
     }
 
     async fn find_among<M, T>(

@@ -3,6 +3,7 @@
 //! The parameters are [`api::deploy::FIELDS`], the same table that makes the console's form: a field added there is an
 //! option here. Secrets are read from files or standard input, never from the command line.
 
+use std::collections::HashMap;
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,7 @@ use super::cli::Common;
 use super::context::{Context, Site, config_dir};
 use super::failure::{Exit, Failure};
 use super::objects::print_list;
+use super::ssh::{self, SshArgs};
 use super::{output, watch};
 use crate::config::{Config, ConfigError, Proxy, Token, check_url};
 
@@ -30,6 +32,15 @@ pub struct DeployAnswers {
 enum Given {
     Value(String),
     File(PathBuf),
+}
+
+impl Given {
+    fn read(self) -> Result<String, Failure> {
+        match self {
+            Self::Value(value) => Ok(value),
+            Self::File(path) => read_secret(&path),
+        }
+    }
 }
 
 impl std::fmt::Debug for DeployAnswers {
@@ -85,14 +96,19 @@ impl FromArgMatches for DeployAnswers {
 }
 
 impl DeployAnswers {
+    /// What was given, when it is nothing but these; an empty answer is one.
+    fn only(self, ids: &[&str]) -> Result<HashMap<&'static str, String>, Failure> {
+        if let Some((id, _)) = self.given.iter().find(|(id, _)| !ids.contains(id)) {
+            return Err(Failure::usage(format!("--{id} is about a VM in a pool; with --ssh there is none")));
+        }
+        let read = self.given.into_iter().map(|(id, given)| Ok((id, given.read()?)));
+        read.collect()
+    }
+
     fn read(self) -> Result<Answers, Failure> {
         let mut answers = Answers::default();
         for (id, given) in self.given {
-            let value = match given {
-                Given::Value(value) => value,
-                Given::File(path) => read_secret(&path)?,
-            };
-            answers.set(id, value);
+            answers.set(id, given.read()?);
         }
         Ok(answers)
     }
@@ -114,6 +130,8 @@ pub(super) fn read_secret(path: &Path) -> Result<String, Failure> {
 pub struct DeployArgs {
     #[command(flatten)]
     answers: DeployAnswers,
+    #[command(flatten)]
+    ssh: SshArgs,
     /// Only show what would be done; touches nothing
     #[arg(long)]
     plan: bool,
@@ -158,6 +176,12 @@ pub struct ReconfigureArgs {
 /// # Errors
 /// [`Failure`].
 pub async fn deploy(common: &Common, arguments: DeployArgs) -> Result<(), Failure> {
+    if let Some(destination) = arguments.ssh.ssh.clone() {
+        let given = arguments.answers.only(&["name", "site", "port", "http-proxy"])?;
+        let answer = Box::new(move |id: &str| given.get(id).cloned());
+        let request = ssh::Request { destination, ssh: arguments.ssh, answer, plan: arguments.plan, yes: arguments.yes };
+        return ssh::deploy(common, request).await;
+    }
     let context = Context::new(common)?;
     let answers = arguments.answers.read()?;
     let site = deployer(&context, answers.get("pool")).await?;
@@ -360,7 +384,7 @@ fn show(site: &Site, review: &DeployReview) -> io::Result<()> {
     Ok(())
 }
 
-fn ask(question: &str) -> Result<String, Failure> {
+pub(super) fn ask(question: &str) -> Result<String, Failure> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Err(Failure::refused("NOT_CONFIRMED", "there is nobody to ask").next("see --help for the option that confirms"));
     }
@@ -371,7 +395,7 @@ fn ask(question: &str) -> Result<String, Failure> {
     Ok(answer.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-fn agreed(question: &str) -> Result<bool, Failure> {
+pub(super) fn agreed(question: &str) -> Result<bool, Failure> {
     Ok(matches!(ask(&format!("{question} [y/N] "))?.trim(), "y" | "Y" | "yes"))
 }
 

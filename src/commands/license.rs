@@ -43,14 +43,17 @@ pub enum LicenseCommand {
         /// Its id, or the beginning of it
         id: String,
         /// The proxy that shall run under it
-        proxy: String,
+        #[arg(value_name = "PROXY")]
+        whose: String,
     },
     /// Free a licence of a proxy
     Unbind {
         /// Its id, or the beginning of it
         id: String,
         /// The proxy
-        proxy: String,
+        // Not called `proxy`: it would be taken for the option --proxy, and only that one be asked.
+        #[arg(value_name = "PROXY")]
+        whose: String,
     },
     /// Forget a licence that serves no proxy
     Remove {
@@ -111,8 +114,8 @@ pub async fn run(common: &Common, command: LicenseCommand) -> Result<(), Failure
             }
             Ok(())
         }
-        LicenseCommand::Bind { id, proxy } => bind(&Context::new(common)?, &id, &proxy).await,
-        LicenseCommand::Unbind { id, proxy } => unbind(&Context::new(common)?, &id, &proxy).await,
+        LicenseCommand::Bind { id, whose } => bind(&Context::new(common)?, &id, &whose).await,
+        LicenseCommand::Unbind { id, whose } => unbind(&Context::new(common)?, &id, &whose).await,
         LicenseCommand::Remove { id } => {
             let context = Context::new(common)?;
             let (site, license) = find(&context, &id).await?;

@@ -14,6 +14,7 @@ mod objects;
 mod output;
 mod proxy;
 mod run;
+mod ssh;
 mod upgrade;
 mod watch;
 
@@ -80,7 +81,8 @@ async fn perform(Cli { common, screen, command }: Cli) -> Result<(), Failure> {
 
 /// The screen over the proxies of the configuration.
 async fn console(common: &Common, screen: &Screen) -> Result<(), Failure> {
-    let config = Config::load(&context::config_dir(common)?);
+    let dir = context::config_dir(common)?;
+    let config = Config::load(&dir);
     let problems = config.console_problem.iter().chain(config.proxies.as_ref().err());
     let notices: Vec<String> = problems.map(ToString::to_string).collect();
     let mut proxies = config.proxies.unwrap_or_default();
@@ -90,8 +92,8 @@ async fn console(common: &Common, screen: &Screen) -> Result<(), Failure> {
             return Err(Failure::usage(format!("there is no proxy {only:?} in the configuration")));
         }
     }
+    let (fleet, events) = Fleet::start(&proxies, Some(&dir));
     let options = crate::tui::Options { notices, ..options(common, screen, config.console, &proxies) };
-    let (fleet, events) = Fleet::start(&proxies);
     crate::tui::run(options, events, fleet).await.map_err(terminal_failure)
 }
 

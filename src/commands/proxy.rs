@@ -11,7 +11,7 @@ use url::Url;
 use super::cli::{Common, ProxyCommand, TokenSource};
 use super::context::{Context, config_dir};
 use super::failure::{Exit, Failure};
-use super::{deploy, maintain, output, upgrade};
+use super::{deploy, maintain, output, ssh, upgrade};
 use crate::config::{self, Config, Proxy, Token};
 use crate::fleet::{CallError, Client};
 
@@ -29,6 +29,19 @@ struct Entry {
     error: Option<ErrorReport>,
 }
 
+impl Entry {
+    fn live(proxy: &Proxy, status: ProxyStatus) -> Self {
+        Self {
+            name: proxy.name.clone(),
+            url: proxy.url.as_str().trim_end_matches('/').to_owned(),
+            fingerprint: proxy.fingerprint.to_string(),
+            state: "live",
+            status: Some(status),
+            error: None,
+        }
+    }
+}
+
 /// Runs it.
 ///
 /// # Errors
@@ -38,6 +51,7 @@ pub async fn run(common: &Common, command: ProxyCommand) -> Result<(), Failure> 
         ProxyCommand::List => list(common).await,
         ProxyCommand::Show { name } => show(common, name).await,
         ProxyCommand::Deploy(arguments) => deploy::deploy(common, *arguments).await,
+        ProxyCommand::Undeploy(arguments) => ssh::undeploy(common, arguments).await,
         ProxyCommand::Deployed => deploy::list(common).await,
         ProxyCommand::Claim { name } => deploy::claim(common, &name).await,
         ProxyCommand::Adopt { name } => maintain::adopt(common, &name).await,
@@ -50,9 +64,11 @@ pub async fn run(common: &Common, command: ProxyCommand) -> Result<(), Failure> 
         ProxyCommand::Upgrade(arguments) => upgrade::run(common, arguments).await,
         ProxyCommand::Destroy { name, confirm } => deploy::destroy(common, &name, confirm).await,
         ProxyCommand::Forget { name } => deploy::forget(common, &name).await,
-        ProxyCommand::Add { name, url, token, fingerprint, accept_fingerprint } => {
-            add(common, name, &url, &token, fingerprint.as_deref(), accept_fingerprint).await
+        ProxyCommand::Add { mut place, token, fingerprint, accept_fingerprint } => {
+            let url = place.pop().unwrap_or_default();
+            add(common, place.pop(), &url, &token, fingerprint.as_deref(), accept_fingerprint).await
         }
+        ProxyCommand::Trust { name, fingerprint } => trust(common, name, fingerprint.as_deref()).await,
         ProxyCommand::Remove { name } => {
             let dir = config_dir(common)?;
             Config::remove_proxy(&dir, &name)?;
@@ -123,6 +139,8 @@ async fn show(common: &Common, name: String) -> Result<(), Failure> {
             text.push(("site", status.site.clone().unwrap_or_default()));
             text.push(("started", output::time(status.started_at)));
             text.push(("speed", format_rate(status.bytes_per_second)));
+            text.extend(status.draining.then(|| ("draining", "starts no new runs".to_owned())));
+            text.extend(status.former_token_until.map(|until| ("former token", format!("good until {}", output::time(until)))));
             text.extend(status.running.iter().map(|run| ("running", format!("{} {}", run.id, run.label))));
         }
         for (key, value) in text {
@@ -174,50 +192,83 @@ async fn ask(proxy: &Proxy) -> Entry {
 
 async fn add(
     common: &Common,
-    name: String,
+    name: Option<String>,
     url: &str,
     token: &TokenSource,
     fingerprint: Option<&str>,
     accept: bool,
 ) -> Result<(), Failure> {
-    config::check_name(&name).map_err(|message| Failure::usage(format!("proxy name {name:?}: {message}")))?;
+    let check =
+        |name: &str| config::check_name(name).map_err(|message| Failure::usage(format!("proxy name {name:?}: {message}")));
+    name.as_deref().map_or(Ok(()), check)?;
     let url = config::check_url(url).map_err(|message| Failure::usage(format!("address {url:?}: {message}")))?;
-    let expected: Option<Fingerprint> =
-        fingerprint.map(str::parse).transpose().map_err(|error: tls::ParseFingerprintError| Failure::usage(error.to_string()))?;
+    let expected = parse_fingerprint(fingerprint)?;
     let dir = config_dir(common)?;
-    if let Ok(known) = &Config::load(&dir).proxies
-        && known.iter().any(|proxy| proxy.name == name)
+    if let (Ok(known), Some(name)) = (&Config::load(&dir).proxies, &name)
+        && known.iter().any(|proxy| proxy.name == *name)
     {
-        return Err(config::ConfigError::NameTaken { name }.into());
+        return Err(config::ConfigError::NameTaken { name: name.clone() }.into());
     }
     let token = read_token(token)?;
     let seen = Client::observe(&url).await?;
-    match expected {
-        Some(expected) if expected != seen => {
-            let host = url.host_str().unwrap_or_default().to_owned();
-            return Err(CallError::Certificate { host, expected, seen: Some(seen) }.into());
-        }
-        Some(_) => {}
-        None if accept => output::aside(&format!("pinning the certificate {seen}")),
-        None => confirm(&url, seen)?,
+    if expected.is_none() && accept {
+        output::aside(&format!("pinning the certificate {seen}"));
+    } else {
+        accepted(&url, seen, expected, None)?;
     }
-    let proxy = Proxy { name, url, token, fingerprint: seen };
-    let client = proxy.client()?;
+    let client = Client::new(&url, &token, seen)?;
     let status = client.call::<ProxyStatusGet>(&NoParams {}).await?;
+    let name = name.unwrap_or_else(|| status.name.trim().to_owned());
+    check(&name)?;
+    let proxy = Proxy { name, url, token, fingerprint: seen };
     Config::add_proxy(&dir, proxy.clone())?;
     if common.json {
-        let entry = Entry {
-            name: proxy.name,
-            url: proxy.url.as_str().trim_end_matches('/').to_owned(),
-            fingerprint: seen.to_string(),
-            state: "live",
-            status: Some(status),
-            error: None,
-        };
-        return Ok(output::json(&entry)?);
+        return Ok(output::json(&Entry::live(&proxy, status))?);
     }
     let text = format!("added proxy {}: {} {}, certificate {seen}", proxy.name, status.name, status.version);
     Ok(output::line(&output::printable(&text))?)
+}
+
+async fn trust(common: &Common, name: String, fingerprint: Option<&str>) -> Result<(), Failure> {
+    let expected = parse_fingerprint(fingerprint)?;
+    let context = Context::new(&Common { proxy: Some(name), ..common.clone() })?;
+    let Some(proxy) = context.proxies()?.into_iter().next() else { return Err(Failure::usage("no proxy is known")) };
+    let seen = Client::observe(&proxy.url).await?;
+    // Nothing is asked about a certificate that is trusted already; another one that was expected is told even so.
+    if seen != proxy.fingerprint || expected.is_some() {
+        accepted(&proxy.url, seen, expected, Some(proxy.fingerprint))?;
+    }
+    let renewed = Proxy { fingerprint: seen, ..proxy.clone() };
+    // Whoever does not accept the token is not the proxy that it was made for.
+    let status = renewed.client()?.call::<ProxyStatusGet>(&NoParams {}).await?;
+    let changed = renewed.fingerprint != proxy.fingerprint;
+    if changed {
+        Config::put_proxy(&config_dir(common)?, renewed.clone())?;
+    }
+    if common.json {
+        return Ok(output::json(&Entry::live(&renewed, status))?);
+    }
+    let text = match changed {
+        true => format!("proxy {} is trusted by its certificate {seen} from now on", renewed.name),
+        false => format!("proxy {} shows the certificate that is trusted already, {seen}", renewed.name),
+    };
+    Ok(output::line(&output::printable(&text))?)
+}
+
+fn parse_fingerprint(text: Option<&str>) -> Result<Option<Fingerprint>, Failure> {
+    text.map(str::parse).transpose().map_err(|error: tls::ParseFingerprintError| Failure::usage(error.to_string()))
+}
+
+/// Accepts a certificate that is as expected, or that a person says is right.
+fn accepted(url: &Url, seen: Fingerprint, expected: Option<Fingerprint>, pinned: Option<Fingerprint>) -> Result<(), Failure> {
+    match expected {
+        Some(expected) if expected != seen => {
+            let host = url.host_str().unwrap_or_default().to_owned();
+            Err(CallError::Certificate { host, expected, seen: Some(seen) }.into())
+        }
+        Some(_) => Ok(()),
+        None => confirm(url, seen, pinned),
+    }
 }
 
 fn read_token(source: &TokenSource) -> Result<Token, Failure> {
@@ -238,19 +289,24 @@ fn read_token(source: &TokenSource) -> Result<Token, Failure> {
 }
 
 /// Asks the person whether the certificate is the right one, where there is a person.
-fn confirm(url: &Url, seen: Fingerprint) -> Result<(), Failure> {
+fn confirm(url: &Url, seen: Fingerprint, pinned: Option<Fingerprint>) -> Result<(), Failure> {
     let host = url.host_str().unwrap_or_default();
+    let before = pinned.map(|pinned| format!(" in the place of {pinned}")).unwrap_or_default();
     let refused = || {
-        Failure::refused("FINGERPRINT_NOT_ACCEPTED", format!("the proxy at {host} shows the certificate {seen}, which nobody has confirmed"))
-            .next("compare it with the line `fingerprint` that backhauld prints when it starts, then add --fingerprint or --accept-fingerprint")
+        let text = format!("the proxy at {host} shows the certificate {seen}{before}, which nobody has confirmed");
+        let option = if pinned.is_some() { "--fingerprint" } else { "--fingerprint or --accept-fingerprint" };
+        Failure::refused("FINGERPRINT_NOT_ACCEPTED", text)
+            .next(format!("compare it with what `backhauld fingerprint` prints on the proxy's host, then add {option}"))
     };
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Err(refused());
     }
-    let _ = write!(
-        io::stderr().lock(),
-        "{host} shows the certificate\n  {seen}\nbackhauld prints its own when it starts. Are they the same? [y/N] "
-    );
+    let shows = match pinned {
+        Some(pinned) => format!("{host} was trusted by the certificate\n  {pinned}\nand shows now\n  {seen}\n"),
+        None => format!("{host} shows the certificate\n  {seen}\n"),
+    };
+    let _ =
+        write!(io::stderr().lock(), "{shows}`backhauld fingerprint` on its host prints the right one. Are they the same? [y/N] ");
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer);
     match read {

@@ -118,6 +118,15 @@ fn sites(context: &Context, arguments: &UpgradeArgs) -> Result<Vec<Site>, Failur
     Ok(sites)
 }
 
+/// Where a bundle comes from, without what may be a secret.
+fn shown(from: &str) -> String {
+    let url = api::deploy::redact_url(from);
+    match url.split_once('?') {
+        Some((address, _)) if url.contains("://") => format!("{address}?…"),
+        _ => url,
+    }
+}
+
 async fn fetch(from: &str) -> Result<Bundle, Failure> {
     let bytes = if from.starts_with("http://") || from.starts_with("https://") {
         download(from).await?
@@ -130,7 +139,7 @@ async fn fetch(from: &str) -> Result<Bundle, Failure> {
         }
         Bytes::from(std::fs::read(path).map_err(failed)?)
     };
-    let shown = api::deploy::redact_url(from);
+    let shown = shown(from);
     // Whether to trust its signer is the proxies' affair; that it is a bundle at all can be said before any is touched.
     let read = BundleManifest::read_of_anyone(&mut bytes.as_ref());
     let (manifest, _) = read.map_err(|error| Failure::refused("BUNDLE", format!("{shown}: {}", bundle::said(&error))))?;
@@ -139,12 +148,12 @@ async fn fetch(from: &str) -> Result<Bundle, Failure> {
 }
 
 fn too_long(from: &str) -> Failure {
-    let shown = api::deploy::redact_url(from);
+    let shown = shown(from);
     Failure::refused("BUNDLE", format!("{shown} is no upgrade bundle: it is longer than {}", format_bytes(MAX_BUNDLE)))
 }
 
 async fn download(url: &str) -> Result<Bytes, Failure> {
-    let shown = api::deploy::redact_url(url);
+    let shown = shown(url);
     let failed = |error: reqwest::Error| {
         let reason = bundle::said(&error.without_url());
         Failure::failed("DOWNLOAD", format!("cannot download {shown}: {reason}"))

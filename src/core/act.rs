@@ -7,21 +7,22 @@ use super::boundary::{confirmed, refusal, send};
 use super::effect::{Effect, FleetCommand, Request};
 use super::forms::{self, Form, FormKind};
 use super::input::Field;
+use super::manage;
 use super::screens::{self, Screen, TABS, backups, fleet_id, jobs, remotes, runs, transfers};
 use super::state::{Chooser, Confirm, Purpose, State, Then};
-use super::store::{ListState, Proxy, Tested};
+use super::store::{ListKind, ListState, Proxy, Tested};
 use super::table::{Rows, Table};
 
 /// Rows a page key moves by when the screen's height is not known.
 const PAGE: isize = 10;
 
 /// The row of the innermost table that is selected.
-fn row(state: &State) -> Option<usize> {
+pub(super) fn row(state: &State) -> Option<usize> {
     state.table(state.screen().context()).current()
 }
 
 /// The screen that holds the table the keys act on.
-fn acting(screen: &Screen) -> &Screen {
+pub(super) fn acting(screen: &Screen) -> &Screen {
     if let Screen::Detail(below) = screen { below } else { screen }
 }
 
@@ -62,7 +63,7 @@ fn run(state: &State) -> Option<(String, String, String, bool)> {
 }
 
 /// The proxy a new thing belongs to unless the person says otherwise.
-fn home(state: &State) -> Option<String> {
+pub(super) fn home(state: &State) -> Option<String> {
     let here = row(state).and_then(|row| match acting(state.screen()) {
         Screen::Proxies => state.proxies.get(row),
         Screen::Remotes => remotes::at(state, row).map(|found| found.0),
@@ -85,6 +86,9 @@ pub fn availability(state: &State, action: Action) -> Result<(), String> {
     let on = |proxy: &str| refusal(state, proxy, info.writes).map_or(Ok(()), Err);
     let row = row(state);
     let here = acting(state.screen());
+    if let Some(answer) = manage::availability(state, action, row) {
+        return answer;
+    }
     match action {
         Action::JobNew | Action::RemoteNew | Action::PoolAdd if state.proxies.is_empty() => {
             Err("no proxy is configured: backhaul proxy add".into())
@@ -165,6 +169,9 @@ pub fn perform(state: &mut State, action: Action) {
         }
         return;
     }
+    if manage::perform(state, action) {
+        return state.touch();
+    }
     match action {
         Action::Up => step(state, -1),
         Action::Down => step(state, 1),
@@ -186,11 +193,8 @@ pub fn perform(state: &mut State, action: Action) {
         Action::GoTransfers => go(state, Screen::Transfers),
         Action::GoBackups => go(state, Screen::Backups),
         Action::GoRuns => go(state, Screen::Runs),
-        Action::GoMessages => {
-            if *state.screen() != Screen::Messages {
-                state.stack.push(Screen::Messages);
-            }
-        }
+        Action::GoMessages => over(state, Screen::Messages),
+        Action::GoLicenses => over(state, Screen::Licenses),
         Action::NextTab => tab(state, 1),
         Action::PreviousTab => tab(state, TABS.len() - 1),
         Action::Help => state.chooser = Some(Chooser { palette: false, input: Field::default(), cursor: 0 }),
@@ -229,6 +233,8 @@ pub fn perform(state: &mut State, action: Action) {
         Action::FormPrevious => move_field(state, false),
         Action::FormReset => reset_form(state),
         Action::FormClose => close_form(state),
+        // Done above.
+        _ => {}
     }
     state.touch();
 }
@@ -252,13 +258,20 @@ fn go(state: &mut State, screen: Screen) {
     state.scroll = 0;
 }
 
+/// Lays a screen over what is shown, once.
+fn over(state: &mut State, screen: Screen) {
+    if *state.screen() != screen {
+        push(state, screen);
+    }
+}
+
 fn tab(state: &mut State, by: usize) {
     let now = TABS.iter().position(|(screen, _)| *screen == state.root).unwrap_or(0);
     go(state, TABS[(now + by) % TABS.len()].0.clone());
 }
 
-fn push(state: &mut State, screen: Screen) {
-    if matches!(screen, Screen::Points { .. } | Screen::Run { .. }) {
+pub(super) fn push(state: &mut State, screen: Screen) {
+    if matches!(screen, Screen::Points { .. } | Screen::Run { .. } | Screen::Doctor { .. }) {
         state.tables.remove(&screen.context());
     }
     state.scroll = 0;
@@ -334,10 +347,18 @@ fn refresh(state: &mut State) {
 
 fn quit(state: &mut State) {
     let unsaved = state.form.iter().chain(&state.drafts).any(|form| form.changed);
-    if unsaved {
+    let errand = state.pending.values().find_map(|pending| match &pending.purpose {
+        Purpose::Errand(what) => Some(format!("{what} is under way; what comes of it would be lost.")),
+        _ => None,
+    });
+    if unsaved || errand.is_some() {
+        let (question, detail) = match errand {
+            Some(errand) => ("Leave before it is done?".to_owned(), errand),
+            None => ("Leave and lose what was typed?".to_owned(), "A form is not saved. Runs go on in any case.".to_owned()),
+        };
         state.confirm = Some(Confirm {
-            question: "Leave and lose what was typed?".into(),
-            detail: vec!["A form is not saved. Runs go on in any case.".into()],
+            question,
+            detail: vec![detail],
             verb: "Leave".into(),
             expected: None,
             typed: Field::default(),
@@ -354,7 +375,7 @@ fn on_job(state: &mut State, action: Action) {
     let (proxy, job) = (proxy.name().to_owned(), job.clone());
     let id = IdParams { id: job.id.clone() };
     let name = job.spec.name.clone();
-    let jobs = Some(super::store::ListKind::Jobs);
+    let jobs = Some(ListKind::Jobs);
     match action {
         Action::JobEdit => {
             let form = forms::job::open(state, Some(&proxy), Some(&job));
@@ -386,7 +407,7 @@ fn on_remote(state: &mut State, action: Action) {
             proxy.tests.insert(id, Tested::Running);
         }
     } else {
-        let told = Purpose::Tell(format!("Remote {name} forgotten"), Some(super::store::ListKind::Remotes));
+        let told = Purpose::Tell(format!("Remote {name} forgotten"), Some(ListKind::Remotes));
         send(state, &proxy, Request::RemoteRemove(params), told, &name);
     }
 }
@@ -409,13 +430,8 @@ fn on_point(state: &mut State, action: Action) {
     }
 }
 
-fn open_form(state: &mut State, form: Form) {
-    if matches!(form.kind, FormKind::Job(_)) {
-        // VMs come and go without a word of the proxy's while nobody looks.
-        for proxy in state.proxies.iter_mut().filter(|proxy| !matches!(proxy.vms.state, ListState::Loading)) {
-            proxy.vms.state = ListState::Stale;
-        }
-    }
+pub(super) fn open_form(state: &mut State, form: Form) {
+    refresh_for(state, &form.kind);
     let draft = state.drafts.iter().position(|draft| draft.kind.same(&form.kind));
     match draft {
         Some(at) => {
@@ -423,6 +439,20 @@ fn open_form(state: &mut State, form: Form) {
             state.tell(LogLevel::Info, "Your draft is back; ctrl-n starts over");
         }
         None => state.form = Some(form),
+    }
+}
+
+/// What changes without a word of the proxy's while nobody looks is asked for again.
+fn refresh_for(state: &mut State, kind: &FormKind) {
+    let list = match kind {
+        FormKind::Job(_) => ListKind::Vms,
+        FormKind::Deploy | FormKind::Redeploy(_) => ListKind::Options,
+        _ => return,
+    };
+    for proxy in &mut state.proxies {
+        if !matches!(proxy.list_state(list), ListState::Loading) {
+            proxy.set_list_state(list, ListState::Stale);
+        }
     }
 }
 
@@ -447,6 +477,17 @@ fn reset_form(state: &mut State) {
         FormKind::Remote => forms::remote::open(proxy.as_deref()),
         FormKind::Pool => forms::pool::open(proxy.as_deref()),
         FormKind::Restore(point) => forms::restore::open(state, form.proxy(), point),
+        FormKind::Deploy => forms::deploy::open(proxy.as_deref()),
+        FormKind::Redeploy(deployed) => forms::redeploy::open(form.proxy(), deployed),
+        FormKind::Reconfigure(deployed) => forms::reconfigure::open(form.proxy(), deployed),
+        FormKind::Settings(name) => match state.proxy(name) {
+            Some(proxy) => forms::settings::open(proxy),
+            None => return,
+        },
+        FormKind::Upgrade(name) => forms::upgrade::open(name),
+        FormKind::LicenseImport => forms::license::open_import(proxy.as_deref()),
+        FormKind::LicenseBind(license) => forms::license::open_bind(form.proxy(), license),
+        FormKind::LicenseUnbind(license) => forms::license::open_unbind(form.proxy(), license),
     };
     state.form = Some(fresh);
 }
@@ -464,11 +505,17 @@ pub(super) fn save(state: &mut State, then_run: bool) {
     let Some(mut form) = state.form.take() else { return };
     if form.submitting.is_none() {
         form.sync(state);
-        if form.check(state) {
-            let (proxy, request) = form.request();
-            let name = form.title.clone();
+        if form.check(state)
+            && let Some((proxy, ask)) = form.request()
+        {
+            let name = match &form.kind {
+                FormKind::Redeploy(deployed) | FormKind::Reconfigure(deployed) => deployed.name.clone(),
+                FormKind::LicenseUnbind(license) => license.id.clone(),
+                _ => form.title.clone(),
+            };
+            let purpose = if form.kind == FormKind::Deploy { Purpose::Review } else { Purpose::Save { then_run } };
             form.error = None;
-            form.submitting = send(state, &proxy, request, Purpose::Save { then_run }, &name);
+            form.submitting = send(state, &proxy, ask, purpose, &name);
         } else {
             let fault = form.fields.iter().find_map(|field| field.error.clone()).unwrap_or_default();
             state.tell(LogLevel::Warning, fault);

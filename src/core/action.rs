@@ -28,12 +28,18 @@ pub enum Context {
     Run,
     /// The history of messages.
     Messages,
+    /// The licences that the proxies hold.
+    Licenses,
+    /// An examination of one proxy.
+    Doctor,
     /// A form.
     Form,
+    /// The last page of a form.
+    Review,
 }
 
 /// Names of the contexts in key maps.
-pub const CONTEXTS: [(Context, &str); 12] = [
+pub const CONTEXTS: [(Context, &str); 15] = [
     (Context::Global, "global"),
     (Context::List, "list"),
     (Context::Proxies, "proxies"),
@@ -45,7 +51,10 @@ pub const CONTEXTS: [(Context, &str); 12] = [
     (Context::Runs, "runs"),
     (Context::Run, "run"),
     (Context::Messages, "messages"),
+    (Context::Licenses, "licenses"),
+    (Context::Doctor, "doctor"),
     (Context::Form, "form"),
+    (Context::Review, "review"),
 ];
 
 /// What the table knows of an action.
@@ -105,6 +114,24 @@ actions! {
     Verify = "backup.verify", "verify", "Read the selected restore point back and check it", [Backups Points], footer, writes;
     PointRemove = "backup.remove", "remove", "Remove the selected restore point for good", [Points], footer, types;
     RunCancel = "run.cancel", "cancel", "Ask the selected run to stop; what was restorable stays restorable", [Transfers Runs Run], footer, asks;
+    ProxyDeploy = "proxy.deploy", "deploy", "Deploy a new proxy into a pool", [Proxies], footer, writes;
+    ProxyDoctor = "proxy.doctor", "doctor", "Check everything the selected proxy depends on", [Proxies], footer;
+    ProxyUpgrade = "proxy.upgrade", "upgrade", "Upgrade the selected proxy to a signed bundle; it goes back by itself if that fails", [Proxies], footer, writes;
+    ProxySettings = "proxy.settings", "settings", "Change name, site or HTTP proxy of the selected proxy", [Proxies], footer, writes;
+    ProxyReconfigure = "proxy.reconfigure", "address", "Change address, processors or memory of the selected deployed proxy", [Proxies], footer, asks;
+    ProxyRedeploy = "proxy.redeploy", "redeploy", "Make the selected deployed proxy anew; jobs, remotes and identity stay", [Proxies], footer, asks;
+    ProxyDrain = "proxy.drain", "drain on/off", "Hold new runs of the selected proxy back, or let them start again", [Proxies], writes;
+    TokenRotate = "token.rotate", "new token", "Make a new token for the selected proxy and keep it in the configuration", [Proxies], asks;
+    CertificateRenew = "certificate.renew", "new certificate", "Have the selected proxy make a new certificate and pin it", [Proxies], asks;
+    ProxyAdopt = "proxy.adopt", "add here", "Add the selected deployed proxy to this console", [Proxies], writes;
+    ProxyForget = "proxy.forget", "forget", "Forget the selected deployed proxy; its VM stays", [Proxies], asks;
+    ProxyDestroy = "proxy.destroy", "destroy", "Destroy the selected deployed proxy with its VM", [Proxies], footer, types;
+    SupportSave = "support.save", "support file", "Write a redacted text about the proxy for whoever is asked for help", [Proxies Doctor], footer;
+    DoctorAgain = "doctor.again", "again", "Check everything again", [Doctor], footer;
+    LicenseImport = "license.import", "import", "Give a licence to a proxy to keep", [Licenses], footer, writes;
+    LicenseBind = "license.bind", "bind", "Bind the selected licence to a proxy", [Licenses], footer, writes;
+    LicenseUnbind = "license.unbind", "free", "Free the selected licence of a proxy", [Licenses], footer, asks;
+    LicenseRemove = "license.remove", "remove", "Forget the selected licence; it must serve no proxy", [Licenses], footer, asks;
     PoolAdd = "pool.add", "add pool", "Connect a pool to the selected proxy", [Proxies], footer, writes;
     Reconnect = "proxy.reconnect", "reconnect", "Try the selected proxy again now", [Proxies], footer;
     Open = "open", "open", "Open what is selected", [List], footer;
@@ -127,6 +154,7 @@ actions! {
     GoBackups = "go.backups", "Backups", "Restore points by VM", [Global];
     GoRuns = "go.runs", "Runs", "What happened", [Global];
     GoMessages = "go.messages", "Messages", "Everything the console has told you", [Global];
+    GoLicenses = "go.licenses", "Licences", "The licences that the proxies hold, and which proxy runs under which", [Global];
     NextTab = "tab.next", "next tab", "The screen to the right", [Global];
     PreviousTab = "tab.previous", "previous tab", "The screen to the left", [Global];
     Help = "help", "help", "What can be done here; type to search, Enter does it", [Global], footer;
@@ -140,7 +168,9 @@ actions! {
     FormPrevious = "form.previous", "previous field", "To the previous field", [Form];
     FormReset = "form.reset", "start over", "Forget what was typed", [Form], footer;
     FormClose = "form.close", "close", "Close; what was typed is kept as a draft", [Form], footer;
-    FormQuit = "form.quit", "quit", "Leave the console; asks when something was typed", [Form];
+    FormQuit = "form.quit", "quit", "Leave the console; asks when something was typed", [Form Review];
+    ReviewAccept = "review.accept", "do it", "Do what the page says", [Review], footer, writes;
+    ReviewBack = "review.back", "back to the form", "Back to the form; nothing has been touched", [Review], footer;
 }
 
 impl Action {

@@ -6,10 +6,11 @@ use super::act::show_run;
 use super::action::Context;
 use super::boundary::send;
 use super::effect::{Answer, Effect, FleetCommand, Request, RequestId};
-use super::forms::Form;
+use super::forms::{Form, FormKind};
 use super::live::LiveRun;
+use super::manage;
 use super::screens::{Screen, fleet_id};
-use super::state::{Follow, Purpose, State};
+use super::state::{Expected, Follow, Purpose, State};
 use super::store::{ListKind, ListState, Tested};
 
 /// Runs kept per proxy after their end, with all their tasks.
@@ -38,7 +39,30 @@ pub(super) fn on_reply(state: &mut State, name: &str, id: RequestId, result: Res
             }
         }
         (Purpose::Save { then_run }, Ok(answer)) => on_saved(state, name, id, answer, then_run),
-        (Purpose::Save { .. }, Err(error)) => {
+        (Purpose::Review, Ok(Answer::DeployReview(review))) => {
+            if let Some(form) = submitted(state, id) {
+                form.submitting = None;
+                super::forms::deploy::reviewed(form, review);
+            }
+        }
+        (Purpose::Destroy(expected), Ok(Answer::Destroy(run))) => {
+            state.tell(LogLevel::Info, format!("Destruction of {} started", expected.name));
+            manage::expect(state, Expected { run: run.id.clone(), ..expected });
+            show_run(state, name, run);
+        }
+        (Purpose::Forget(known), Ok(_)) => {
+            state.tell(LogLevel::Info, format!("{name} has forgotten it; its VM stays"));
+            if let Some(proxy) = state.proxy_mut(name) {
+                proxy.set_list_state(ListKind::Deployed, ListState::Stale);
+            }
+            if let Some(known) = known {
+                manage::drop_entry(state, &known);
+            }
+        }
+        (Purpose::Examination, result) => manage::examined(state, name, id, result.err()),
+        (Purpose::Errand(_), Ok(Answer::Errand(done))) => manage::done(state, name, done),
+        (Purpose::Errand(what), Err(error)) => state.notices.tell_error(now, &what, &error),
+        (Purpose::Save { .. } | Purpose::Review, Err(error)) => {
             state.notices.tell_error(now, "", &error);
             if let Some(form) = submitted(state, id) {
                 form.submitting = None;
@@ -117,15 +141,19 @@ fn set_list(state: &mut State, name: &str, kind: ListKind, answer: Answer) {
         Answer::RestorePoints(items) => proxy.points.set(items, now),
         Answer::Deployed(items) => proxy.deployed.set(items, now),
         Answer::Licenses(items) => proxy.licenses.set(items, now),
+        Answer::DeployOptions(options) => proxy.options.set(vec![options], now),
         _ => proxy.set_list_state(kind, ListState::Fresh(now)),
+    }
+    if kind == ListKind::Deployed {
+        manage::deployed_came(state, name);
     }
 }
 
 fn on_saved(state: &mut State, name: &str, id: RequestId, answer: Answer, then_run: bool) {
-    if state.form.as_ref().is_some_and(|form| form.submitting == Some(id)) {
-        state.form = None;
+    let mut form = state.form.take_if(|form| form.submitting == Some(id));
+    if let Some(at) = state.drafts.iter().position(|draft| draft.submitting == Some(id)) {
+        form = Some(state.drafts.remove(at));
     }
-    state.drafts.retain(|draft| draft.submitting != Some(id));
     let stale = |state: &mut State, kind: ListKind| {
         if let Some(proxy) = state.proxy_mut(name) {
             proxy.set_list_state(kind, ListState::Stale);
@@ -164,6 +192,28 @@ fn on_saved(state: &mut State, name: &str, id: RequestId, answer: Answer, then_r
                 proxy.pools.put(pool, |other| other.id == id);
             }
         }
+        Answer::DeployStart(run) | Answer::Redeploy(run) | Answer::Reconfigure(run) => {
+            let known = |deployed: &api::Deployed| super::deployed::known(state, deployed).map(|proxy| proxy.name().to_owned());
+            let (target, known) = match form.as_ref().map(|form| (&form.kind, form)) {
+                Some((FormKind::Redeploy(deployed) | FormKind::Reconfigure(deployed), _)) => {
+                    (deployed.name.clone(), known(deployed))
+                }
+                Some((_, form)) => (form.value("name").to_owned(), None),
+                None => (run.label.clone(), None),
+            };
+            state.tell(LogLevel::Info, format!("{target}: started; it is in the list when it answers"));
+            let (deployer, id) = (name.to_owned(), run.id.clone());
+            manage::expect(state, Expected { deployer, name: target, run: id, known, gone: false });
+            show_run(state, name, run);
+        }
+        Answer::Configure(status) => {
+            state.tell(LogLevel::Info, format!("The settings of {name} are changed"));
+            if let Some(proxy) = state.proxy_mut(name) {
+                proxy.status = Some(status);
+                proxy.version += 1;
+            }
+        }
+        Answer::Errand(done) => manage::done(state, name, done),
         Answer::Restore(run) => {
             state.tell(LogLevel::Info, format!("Restore of {} started", run.label));
             show_run(state, name, run);

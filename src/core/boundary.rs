@@ -4,14 +4,18 @@
 use api::LogLevel;
 
 use super::effect::{Danger, Effect, Request, RequestId};
+use super::errand::{Ask, Errand};
 use super::input::Field;
 use super::message::Connection;
 use super::state::{Confirm, Purpose, State, Then};
 
+/// Why nothing that writes leaves.
+const READ_ONLY: &str = "this console is read-only (--read-only)";
+
 /// Why a request cannot leave now.
 pub fn refusal(state: &State, proxy: &str, writes: bool) -> Option<String> {
     if writes && state.settings.read_only {
-        return Some("this console is read-only (--read-only)".into());
+        return Some(READ_ONLY.into());
     }
     match state.proxy(proxy).map(|proxy| &proxy.connection) {
         Some(Connection::Live) => None,
@@ -23,17 +27,26 @@ pub fn refusal(state: &State, proxy: &str, writes: bool) -> Option<String> {
 }
 
 /// Sends a request, asks first, or says why not. `name` is the object as the person knows it.
-pub fn send(state: &mut State, proxy: &str, request: Request, purpose: Purpose, name: &str) -> Option<RequestId> {
-    if let Some(reason) = refusal(state, proxy, request.writes()) {
+pub fn send(state: &mut State, proxy: &str, ask: impl Into<Ask>, purpose: Purpose, name: &str) -> Option<RequestId> {
+    let ask = ask.into();
+    if let Some(reason) = refused(state, proxy, &ask) {
         state.tell(LogLevel::Warning, reason);
         return None;
     }
-    if request.danger() == Danger::None {
-        return Some(state.post(proxy, request, purpose));
+    if ask.danger() == Danger::None {
+        return Some(state.post(proxy, ask, purpose));
     }
-    state.confirm = Some(question(proxy, request, purpose, name));
+    state.confirm = Some(question(proxy, ask, purpose, name));
     state.touch();
     None
+}
+
+/// Why this cannot leave now.
+fn refused(state: &State, proxy: &str, ask: &Ask) -> Option<String> {
+    if ask.needs_proxy() {
+        return refusal(state, proxy, ask.writes());
+    }
+    (ask.writes() && state.settings.read_only).then(|| READ_ONLY.to_owned())
 }
 
 /// The time in the id of a restore point.
@@ -42,8 +55,27 @@ fn stem(id: &str) -> &str {
     file.strip_suffix(".json").unwrap_or(file)
 }
 
-fn question(proxy: &str, request: Request, purpose: Purpose, name: &str) -> Confirm {
-    let (question, detail, verb) = match &request {
+fn question(proxy: &str, ask: Ask, purpose: Purpose, name: &str) -> Confirm {
+    let (question, detail, verb) = match &ask {
+        Ask::Call(request) => about_call(proxy, request, name),
+        Ask::Errand(errand) => about_errand(proxy, errand, name),
+    };
+    // A name that no keyboard types would lock the person out.
+    let typeable = !name.is_empty() && name.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+    let expected = (ask.danger() == Danger::TypeName).then(|| if typeable { name.to_owned() } else { verb.to_lowercase() });
+    Confirm {
+        question,
+        detail: if detail.is_empty() { Vec::new() } else { vec![detail.to_owned()] },
+        verb: verb.to_owned(),
+        expected,
+        typed: Field::default(),
+        yes: false,
+        then: Then::Send(proxy.to_owned(), ask, purpose),
+    }
+}
+
+fn about_call(proxy: &str, request: &Request, name: &str) -> (String, &'static str, &'static str) {
+    match request {
         Request::RunCancel(_) => (
             format!("Cancel the run of {name} on {proxy}?"),
             "Data stops within seconds; temporary snapshots and files are removed. Older restore points stay.",
@@ -58,19 +90,51 @@ fn question(proxy: &str, request: Request, purpose: Purpose, name: &str) -> Conf
             "It is gone for good. Other restore points of its chain stay restorable.",
             "Remove",
         ),
+        Request::Redeploy(_) => (
+            format!("Make {name} anew?"),
+            "Its running transfers end first. A new VM takes the place of the present one; jobs, remotes and identity stay.",
+            "Redeploy",
+        ),
+        Request::Reconfigure(_) => (
+            format!("Change {name}?"),
+            "Its running transfers end first, then its VM is restarted. If it does not answer, it gets back what it had.",
+            "Change",
+        ),
+        Request::Destroy(_) => (
+            format!("Destroy the proxy {name}, deployed by {proxy}?"),
+            "Its VM and disk go, with its jobs, remotes and history. Backups on its remotes stay. Its licence is free again.",
+            "Destroy",
+        ),
+        Request::Forget(_) => (
+            format!("Forget the proxy {name}?"),
+            "Its VM stays and goes on working; nothing here knows of it any more. Its licence is free again.",
+            "Forget",
+        ),
+        Request::LicenseRemove(_) => {
+            (format!("Remove licence {name} from {proxy}?"), "Whoever has its signed text can import it again.", "Remove")
+        }
         other => (format!("{} on {proxy}?", other.method()), "", "Do it"),
-    };
-    // A name that no keyboard types would lock the person out.
-    let typeable = !name.is_empty() && name.chars().all(|c| c.is_ascii_graphic() || c == ' ');
-    let expected = (request.danger() == Danger::TypeName).then(|| if typeable { name.to_owned() } else { "remove".to_owned() });
-    Confirm {
-        question,
-        detail: if detail.is_empty() { Vec::new() } else { vec![detail.to_owned()] },
-        verb: verb.to_owned(),
-        expected,
-        typed: Field::default(),
-        yes: false,
-        then: Then::Send(proxy.to_owned(), request, purpose),
+    }
+}
+
+fn about_errand(proxy: &str, errand: &Errand, name: &str) -> (String, &'static str, &'static str) {
+    match errand {
+        Errand::RotateToken => (
+            format!("Make a new token for {proxy}?"),
+            "This console keeps the new one at once. Others can use the former one for a day, then they need the new one.",
+            "Make it",
+        ),
+        Errand::RenewCertificate => (
+            format!("Make a new certificate for {proxy}?"),
+            "This console expects the new one at once. Other consoles refuse the proxy until they are told its fingerprint.",
+            "Make it",
+        ),
+        Errand::UnbindLicense { of, .. } => (
+            format!("Free licence {name} of {}?", of.name),
+            "Its jobs do not run until it has another one. It still lists, restores, cancels and upgrades.",
+            "Free it",
+        ),
+        other => (format!("On {proxy}: {}?", other.name()), "", "Do it"),
     }
 }
 
@@ -78,11 +142,16 @@ fn question(proxy: &str, request: Request, purpose: Purpose, name: &str) -> Conf
 pub fn confirmed(state: &mut State, then: Then) {
     match then {
         Then::Quit => state.outbox.push(Effect::Quit),
-        Then::Send(proxy, request, purpose) => {
-            if let Some(reason) = refusal(state, &proxy, request.writes()) {
+        Then::Send(proxy, ask, purpose) => {
+            if let Some(reason) = refused(state, &proxy, &ask) {
                 state.tell(LogLevel::Warning, reason);
-            } else {
-                state.post(&proxy, request, purpose);
+                return;
+            }
+            let saves = matches!(purpose, Purpose::Save { .. });
+            let id = state.post(&proxy, ask, purpose);
+            // What was asked about is what the open form makes.
+            if let Some(form) = state.form.as_mut().filter(|_| saves) {
+                form.submitting = Some(id);
             }
         }
     }

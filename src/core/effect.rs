@@ -3,6 +3,8 @@
 use api::{ErrorReport, Method};
 use serde_json::Value;
 
+use super::errand::{Done, Errand};
+
 /// Numbers a request; its reply carries the same number. Unique in one console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
@@ -52,6 +54,15 @@ pub enum FleetCommand {
         /// Run id.
         run: String,
     },
+    /// What takes more than one call; answered by exactly one [`crate::core::FleetEventKind::Reply`] with the same id.
+    Errand {
+        /// Which proxy.
+        proxy: String,
+        /// Comes back in the reply.
+        id: RequestId,
+        /// What.
+        errand: Errand,
+    },
     /// Forget the waiting time and try again now; also out of a refusal.
     Reconnect {
         /// Which proxy.
@@ -71,14 +82,18 @@ pub enum Danger {
 }
 
 macro_rules! requests {
-    ($( $(#[$doc:meta])* $name:ident = $method:ident, $danger:ident; )+) => {
-        /// A request of the console, with its parameters.
+    ($( $(#[$doc:meta])* $name:ident = $method:ident, $danger:ident $(, $boxed:ident)?; )+) => {
+        /// A request of the console, with its parameters; large ones in a box.
         #[derive(Debug, Clone, PartialEq)]
-        pub enum Request { $( $(#[$doc])* $name(<api::$method as Method>::Params), )+ }
+        pub enum Request { $( $(#[$doc])* $name(requests!(@sized <api::$method as Method>::Params $(, $boxed)?)), )+ }
 
-        /// The answer to the [`Request`] of the same name.
+        /// The answer to the [`Request`] of the same name, or to an errand.
         #[derive(Debug, Clone, PartialEq)]
-        pub enum Answer { $( $(#[$doc])* $name(<api::$method as Method>::Item), )+ }
+        pub enum Answer {
+            $( $(#[$doc])* $name(<api::$method as Method>::Item), )+
+            /// What came of an [`Errand`].
+            Errand(Done),
+        }
 
         impl Request {
             /// Name of the method on the wire.
@@ -116,6 +131,8 @@ macro_rules! requests {
             }
         }
     };
+    (@sized $params:ty) => { $params };
+    (@sized $params:ty, boxed) => { Box<$params> };
 }
 
 requests! {
@@ -165,8 +182,28 @@ requests! {
     RestorePointRemove = RestorePointRemove, TypeName;
     /// Deployed proxies.
     Deployed = DeployedList, None;
+    /// What the pools offer to a new proxy.
+    DeployOptions = DeployOptionsGet, None;
+    /// What a deployment would do.
+    DeployReview = DeployReviewGet, None, boxed;
+    /// Deploy.
+    DeployStart = DeployStart, None, boxed;
+    /// Make a deployed proxy anew.
+    Redeploy = Redeploy, Ask, boxed;
+    /// Change address or resources of a deployed proxy.
+    Reconfigure = DeployReconfigure, Ask, boxed;
+    /// Destroy a deployed proxy.
+    Destroy = DeployDestroy, TypeName;
+    /// Forget a deployed proxy.
+    Forget = DeployForget, Ask;
+    /// Hold new runs back, or not.
+    Drain = ProxyDrain, None;
+    /// Name, site, HTTP proxy.
+    Configure = ProxyConfigure, None;
     /// Licences.
     Licenses = LicenseList, None;
+    /// Forget a licence.
+    LicenseRemove = LicenseRemove, Ask;
 }
 
 #[cfg(test)]
@@ -176,7 +213,13 @@ mod tests {
     #[test]
     fn whatever_destroys_asks_first() {
         let id = || api::IdParams { id: "x".into() };
-        for request in [Request::RemoteRemove(id()), Request::JobRemove(id()), Request::RunCancel(id())] {
+        for request in [
+            Request::RemoteRemove(id()),
+            Request::JobRemove(id()),
+            Request::RunCancel(id()),
+            Request::Forget(id()),
+            Request::LicenseRemove(id()),
+        ] {
             assert_eq!(request.danger(), Danger::Ask, "{}", request.method());
             assert!(request.writes());
         }

@@ -6,6 +6,9 @@ use api::{
     Task, TaskKind, Topic, TransferMeter, Verified, Vm, VmDisk, Wait,
 };
 
+#[path = "fixture_kept.rs"]
+pub mod kept;
+
 use super::effect::{Answer, Effect, FleetCommand, Request, RequestId};
 use super::keymap::Keymap;
 use super::message::{Connection, FleetEvent, FleetEventKind, Message, ProxyEntry};
@@ -20,7 +23,8 @@ const GIB: u64 = 1 << 30;
 /// A console that has heard of nothing yet.
 pub fn connecting() -> State {
     let entry = |name: &str| ProxyEntry { name: name.into(), url: format!("https://{name}.example:8443") };
-    State::new(Settings::default(), Keymap::load(None).0, vec![entry("site-a"), entry("site-b")], NOW, (80, 24))
+    let settings = Settings { version: "0.1.0".into(), ..Settings::default() };
+    State::new(settings, Keymap::load(None).0, vec![entry("site-a"), entry("site-b")], NOW, (80, 24))
 }
 
 /// Gives the core an event of a proxy.
@@ -107,6 +111,10 @@ pub fn answer_lists(state: &mut State, effects: &[Effect]) {
             Request::Jobs(_) => Answer::Jobs(if a { jobs() } else { Vec::new() }),
             Request::Runs(_) => Answer::Runs(runs(a)),
             Request::RestorePoints(_) => Answer::RestorePoints(if a { points() } else { Vec::new() }),
+            Request::Deployed(_) => Answer::Deployed(Vec::new()),
+            Request::DeployOptions(_) => Answer::DeployOptions(kept::options()),
+            Request::DeployReview(spec) => Answer::DeployReview(kept::review(&spec)),
+            Request::Licenses(_) => Answer::Licenses(Vec::new()),
             _ => continue,
         };
         let effects = fleet(state, &proxy, FleetEventKind::Reply { id, result: Ok(answer) });

@@ -46,6 +46,13 @@ pub enum FleetEventKind {
         /// How it went.
         result: Result<Answer, ErrorReport>,
     },
+    /// A thing was checked, of the examination that has this id.
+    Check {
+        /// Id of the errand.
+        id: RequestId,
+        /// The thing and how it came out.
+        check: Box<api::DoctorCheck>,
+    },
     /// An event of a run that is watched.
     Run {
         /// Run id.

@@ -7,7 +7,9 @@ pub mod act;
 pub mod action;
 mod answers;
 pub mod boundary;
+pub mod deployed;
 pub mod effect;
+pub mod errand;
 pub mod fixture;
 pub mod format;
 pub mod forms;
@@ -16,6 +18,7 @@ pub mod input;
 pub mod key;
 pub mod keymap;
 pub mod live;
+mod manage;
 pub mod message;
 pub mod notice;
 pub mod rich;
@@ -28,8 +31,11 @@ mod update;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_manage;
 
 pub use effect::{Answer, Effect, FleetCommand, Request, RequestId};
+pub use errand::{Done, Errand, LicenseSource};
 pub use key::{Code, Key};
 pub use message::{Connection, FleetEvent, FleetEventKind, Message, ProxyEntry, Refusal};
 pub use state::{Settings, State};

@@ -6,7 +6,8 @@ use api::LogLevel;
 use jiff::tz::TimeZone;
 
 use super::action::{Action, Context};
-use super::effect::{Effect, FleetCommand, Request, RequestId};
+use super::effect::{Effect, FleetCommand, RequestId};
+use super::errand::Ask;
 use super::forms::Form;
 use super::input::Field;
 use super::keymap::Keymap;
@@ -15,6 +16,9 @@ use super::notice::Notices;
 use super::screens::{Screen, VmGroup};
 use super::store::{ListKind, Proxy};
 use super::table::Table;
+
+/// Version of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What does not change while the console runs.
 #[derive(Debug, Clone)]
@@ -25,11 +29,13 @@ pub struct Settings {
     pub zone: TimeZone,
     /// Its IANA name, default for new schedules.
     pub zone_name: String,
+    /// Version of this console, to compare the proxies' with.
+    pub version: String,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { read_only: false, zone: TimeZone::UTC, zone_name: "UTC".into() }
+        Self { read_only: false, zone: TimeZone::UTC, zone_name: "UTC".into(), version: VERSION.into() }
     }
 }
 
@@ -63,8 +69,33 @@ pub enum Purpose {
     RunDetail(String),
     /// A test of a remote.
     Test(String),
+    /// What a deployment would do, for the form that is open.
+    Review,
+    /// A deployed proxy is destroyed: the run is shown, and its entry in the configuration goes with it.
+    Destroy(Expected),
+    /// A deployed proxy is forgotten; with its name in the configuration.
+    Forget(Option<String>),
+    /// An errand whose end is told; with what to call it.
+    Errand(String),
+    /// An examination.
+    Examination,
     /// Anything else: tell this when it went well, and ask for this list again.
     Tell(String, Option<ListKind>),
+}
+
+/// A run on a deployed proxy whose end changes what this console must know: how to reach the proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Expected {
+    /// The proxy that deploys.
+    pub deployer: String,
+    /// Name of the deployed one.
+    pub name: String,
+    /// The run.
+    pub run: String,
+    /// What it is called in the configuration, if it is there.
+    pub known: Option<String>,
+    /// Whether it is to be gone afterwards.
+    pub gone: bool,
 }
 
 /// A request under way.
@@ -100,7 +131,7 @@ pub struct Confirm {
 #[expect(clippy::large_enum_variant, reason = "there is one of it")]
 pub enum Then {
     /// Send this.
-    Send(String, Request, Purpose),
+    Send(String, Ask, Purpose),
     /// Leave the console.
     Quit,
 }
@@ -157,6 +188,8 @@ pub struct State {
     pub dirty: Dirty,
     /// Runs followed: proxy and run, with where that stands.
     pub follows: BTreeMap<(String, String), Follow>,
+    /// Runs on deployed proxies whose end is waited for.
+    pub expected: Vec<Expected>,
     /// When this console started, for telling old errors from new.
     pub started_at: i64,
     next_request: u64,
@@ -219,8 +252,8 @@ impl State {
 
     /// Contexts whose keys count now, the most particular first; none while text is typed or a question is open.
     pub fn contexts(&self) -> Vec<Context> {
-        if self.form.is_some() {
-            return vec![Context::Form];
+        if let Some(form) = &self.form {
+            return vec![if form.review.is_some() { Context::Review } else { Context::Form }];
         }
         let own = self.screen().context();
         vec![own, Context::List, Context::Global]
@@ -237,12 +270,16 @@ impl State {
         self.touch();
     }
 
-    /// Sends a request that needs no question.
-    pub(super) fn post(&mut self, proxy: &str, request: Request, purpose: Purpose) -> RequestId {
+    /// Sends what needs no question.
+    pub(super) fn post(&mut self, proxy: &str, ask: impl Into<Ask>, purpose: Purpose) -> RequestId {
         self.next_request += 1;
         let id = RequestId(self.next_request);
         self.pending.insert(id, Pending { proxy: proxy.to_owned(), purpose });
-        self.outbox.push(Effect::Fleet(FleetCommand::Call { proxy: proxy.to_owned(), id, request }));
+        let proxy = proxy.to_owned();
+        self.outbox.push(Effect::Fleet(match ask.into() {
+            Ask::Call(request) => FleetCommand::Call { proxy, id, request },
+            Ask::Errand(errand) => FleetCommand::Errand { proxy, id, errand },
+        }));
         id
     }
 
@@ -260,6 +297,9 @@ impl State {
     fn moving(&self) -> bool {
         match self.screen() {
             Screen::Transfers => self.proxies.iter().any(|proxy| !proxy.running().is_empty()),
+            Screen::Doctor { proxy } => {
+                self.proxy(proxy).and_then(|proxy| proxy.examination.as_ref()).is_some_and(|found| found.ended.is_none())
+            }
             Screen::Run { proxy, run } => self
                 .proxy(proxy)
                 .and_then(|proxy| proxy.live.get(run))
@@ -276,7 +316,7 @@ impl State {
         let mut found: Vec<(u32, usize, Action)> = super::action::ACTIONS
             .iter()
             .enumerate()
-            .filter(|(_, info)| !info.contexts.contains(&Context::Form))
+            .filter(|(_, info)| !info.contexts.iter().any(|context| matches!(context, Context::Form | Context::Review)))
             .filter(|(_, info)| chooser.palette || info.contexts.iter().any(|context| contexts.contains(context)))
             .filter_map(|(at, info)| {
                 let score = query.score(&format!("{} {} {}", info.id, info.title, info.doc))?;

@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use api::{Deployed, ErrorReport, Job, License, Pool, ProxyStatus, Remote, RemoteTest, RestorePoint, Run, Sr, Topic, Vm};
+use api::{
+    DeployOptions, Deployed, DoctorCheck, ErrorReport, Job, License, Pool, ProxyStatus, Remote, RemoteTest, RestorePoint, Run,
+    Sr, Topic, Vm,
+};
 
+use super::effect::RequestId;
 use super::live::LiveRun;
 use super::message::{Connection, ProxyEntry};
 
@@ -78,23 +82,39 @@ pub enum ListKind {
     Points,
     /// Deployed proxies.
     Deployed,
+    /// What the pools offer to a new proxy; of one proxy at a time, for it asks all of its pools.
+    Options,
     /// Licences.
     Licenses,
 }
+
+/// Every list.
+pub const LISTS: [ListKind; 10] = [
+    ListKind::Pools,
+    ListKind::Vms,
+    ListKind::Srs,
+    ListKind::Remotes,
+    ListKind::Jobs,
+    ListKind::Runs,
+    ListKind::Points,
+    ListKind::Deployed,
+    ListKind::Options,
+    ListKind::Licenses,
+];
 
 impl ListKind {
     /// The lists a topic of `proxy.watch` speaks of.
     pub fn of(topic: Topic) -> &'static [Self] {
         match topic {
-            Topic::Pools => &[Self::Pools, Self::Srs],
+            Topic::Pools => &[Self::Pools, Self::Srs, Self::Options],
             Topic::Vms => &[Self::Vms],
             Topic::Remotes => &[Self::Remotes],
             Topic::Jobs => &[Self::Jobs],
             // A job tells its last run.
             Topic::Runs => &[Self::Runs, Self::Jobs],
             Topic::RestorePoints => &[Self::Points],
-            Topic::Deployed => &[Self::Deployed],
-            Topic::Licenses => &[Self::Licenses],
+            Topic::Deployed => &[Self::Deployed, Self::Options],
+            Topic::Licenses => &[Self::Licenses, Self::Options],
             Topic::Unknown => &[],
         }
     }
@@ -129,12 +149,29 @@ pub struct Proxy {
     pub points: List<RestorePoint>,
     /// Proxies it has deployed.
     pub deployed: List<Deployed>,
+    /// What its pools offer to a new proxy: one item, or none yet.
+    pub options: List<DeployOptions>,
     /// Licences it holds.
     pub licenses: List<License>,
+    /// Its last examination.
+    pub examination: Option<Examination>,
     /// Results of tests, by remote id.
     pub tests: BTreeMap<String, Tested>,
     /// Runs followed, by id.
     pub live: BTreeMap<String, LiveRun>,
+}
+
+/// An examination of a proxy: what the doctor found, as it came.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Examination {
+    /// Id of the errand; another one's lines are late.
+    pub id: RequestId,
+    /// When it was asked for.
+    pub started_at: i64,
+    /// The things checked, in the order they came out.
+    pub checks: Vec<DoctorCheck>,
+    /// When it was through, and why it broke off if it did.
+    pub ended: Option<(i64, Option<ErrorReport>)>,
 }
 
 /// Where a test of a remote stands.
@@ -175,6 +212,7 @@ impl Proxy {
             ListKind::Runs => &self.runs.state,
             ListKind::Points => &self.points.state,
             ListKind::Deployed => &self.deployed.state,
+            ListKind::Options => &self.options.state,
             ListKind::Licenses => &self.licenses.state,
         }
     }
@@ -190,6 +228,7 @@ impl Proxy {
             ListKind::Runs => &mut self.runs.state,
             ListKind::Points => &mut self.points.state,
             ListKind::Deployed => &mut self.deployed.state,
+            ListKind::Options => &mut self.options.state,
             ListKind::Licenses => &mut self.licenses.state,
         } = state;
     }
@@ -205,6 +244,7 @@ impl Proxy {
             ListKind::Runs => self.runs.version,
             ListKind::Points => self.points.version,
             ListKind::Deployed => self.deployed.version,
+            ListKind::Options => self.options.version,
             ListKind::Licenses => self.licenses.version,
         }
     }

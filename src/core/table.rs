@@ -184,6 +184,12 @@ impl Table {
         self.built = None;
     }
 
+    /// Has the order worked out again at the next refresh: whole objects went, versions say nothing.
+    pub fn outdate(&mut self) {
+        self.built = None;
+        self.haystacks_version = None;
+    }
+
     /// Index into the rows of the selected one.
     pub fn current(&self) -> Option<usize> {
         self.order.get(self.cursor).map(|row| *row as usize)

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::action::{ACTIONS, Action, Context};
 use super::effect::{Danger, Effect, FleetCommand, Request};
+use super::errand::Errand;
 use super::fixture::{self, NOW};
 use super::forms::Value;
 use super::key::{Code, Key};
@@ -59,9 +60,19 @@ fn a_running_incremental_job_is_at_most_twenty_keys_away() {
 #[test]
 fn a_read_only_console_sends_nothing_that_writes() {
     for info in ACTIONS {
-        let mut state = fixture::many();
+        let mut state = fixture::kept::kept();
         state.settings.read_only = true;
-        for screen in [Screen::Proxies, Screen::Remotes, Screen::Jobs, Screen::Transfers, Screen::Backups, Screen::Runs] {
+        let doctor = Screen::Doctor { proxy: "site-a".into() };
+        for screen in [
+            Screen::Proxies,
+            Screen::Remotes,
+            Screen::Jobs,
+            Screen::Transfers,
+            Screen::Backups,
+            Screen::Runs,
+            Screen::Licenses,
+            doctor,
+        ] {
             state.stack.clear();
             state.root = screen;
             update(&mut state, NOW, Message::Tick);
@@ -71,6 +82,11 @@ fn a_read_only_console_sends_nothing_that_writes() {
             effects.extend(press(&mut state, "y enter ctrl-s ctrl-r enter y esc esc"));
             for request in calls(&effects) {
                 assert!(!request.writes(), "{} sends {}", info.id, request.method());
+            }
+            for effect in &effects {
+                if let Effect::Fleet(FleetCommand::Errand { errand, .. }) = effect {
+                    assert!(!errand.writes(), "{} sends {}", info.id, errand.name());
+                }
             }
         }
     }
@@ -83,10 +99,31 @@ fn the_danger_of_an_action_is_that_of_its_request() {
         (Action::RemoteRemove, Request::RemoteRemove(IdParams { id: String::new() })),
         (Action::RunCancel, Request::RunCancel(IdParams { id: String::new() })),
         (Action::PointRemove, Request::RestorePointRemove(IdParams { id: String::new() })),
+        (Action::ProxyForget, Request::Forget(IdParams { id: String::new() })),
+        (Action::ProxyDestroy, Request::Destroy(api::DestroyParams { id: String::new(), name: String::new() })),
+        (Action::ProxyRedeploy, Request::Redeploy(Box::new(api::RedeployParams { id: String::new(), image: None, sr: None }))),
+        (Action::LicenseRemove, Request::LicenseRemove(IdParams { id: String::new() })),
+        (
+            Action::ProxyReconfigure,
+            Request::Reconfigure(Box::new(api::ReconfigureParams {
+                id: String::new(),
+                address: None,
+                vcpus: None,
+                memory: None,
+            })),
+        ),
     ] {
         assert_eq!(action.info().danger, request.danger(), "{}", action.info().id);
     }
-    assert_eq!(ACTIONS.iter().filter(|info| info.danger > Danger::None).count(), 4, "a new one belongs into the list above");
+    let of = api::Binding { proxy: String::new(), name: String::new() };
+    for (action, errand) in [
+        (Action::TokenRotate, Errand::RotateToken),
+        (Action::CertificateRenew, Errand::RenewCertificate),
+        (Action::LicenseUnbind, Errand::UnbindLicense { license: String::new(), of }),
+    ] {
+        assert_eq!(action.info().danger, errand.danger(), "{}", action.info().id);
+    }
+    assert_eq!(ACTIONS.iter().filter(|info| info.danger > Danger::None).count(), 12, "a new one belongs into the lists above");
 }
 
 #[test]
@@ -432,7 +469,7 @@ fn any_key() -> impl Strategy<Value = Key> {
             Code::Enter, Code::Esc, Code::Tab, Code::BackTab, Code::Backspace, Code::Delete, Code::Up, Code::Down, Code::Left,
             Code::Right, Code::Home, Code::End, Code::PageUp, Code::PageDown, Code::F(1), Code::F(5),
         ]),
-        6 => proptest::sample::select("123456nreoDtcvya/:?sS".chars().map(Code::Char).collect::<Vec<_>>()),
+        6 => proptest::sample::select("12345678nreoDtcvya/:?sSmuFpdbiCL".chars().map(Code::Char).collect::<Vec<_>>()),
     ];
     (code, proptest::bool::weighted(0.1), proptest::bool::weighted(0.03)).prop_map(|(code, ctrl, alt)| Key { code, ctrl, alt })
 }
@@ -440,11 +477,13 @@ fn any_key() -> impl Strategy<Value = Key> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
     #[test]
-    fn no_sequence_of_keys_panics(keys in proptest::collection::vec(any_key(), 1..80), which in 0usize..4) {
+    fn no_sequence_of_keys_panics(keys in proptest::collection::vec(any_key(), 1..80), which in 0usize..6) {
         let mut state = match which {
             0 => fixture::many(),
             1 => fixture::live(),
             2 => fixture::connecting(),
+            4 => fixture::kept::kept(),
+            5 => fixture::kept::examined(true),
             _ => fixture::stale(),
         };
         for (n, key) in keys.into_iter().enumerate() {

@@ -7,12 +7,13 @@ use super::action::{Action, Context};
 use super::answers::{on_reply, prune};
 use super::boundary::confirmed;
 use super::effect::{Effect, FleetCommand, Request};
-use super::forms::{Form, FormKind, Keyed, Preview, job};
+use super::forms::{Form, FormKind, Keyed, Preview, deploy, job};
 use super::key::{Code, Key};
+use super::manage;
 use super::message::{Connection, FleetEvent, FleetEventKind, Message};
 use super::screens::{self, Screen, backups, runs};
 use super::state::{Dirty, Follow, Pending, Purpose, State, Then};
-use super::store::{ListKind, ListState};
+use super::store::{LISTS, ListKind, ListState};
 
 /// Runs asked for per proxy.
 const RUNS: u32 = 500;
@@ -143,13 +144,39 @@ fn go_where_it_belongs(state: &mut State, action: Action) {
         Some(Context::Transfers | Context::Run) => Action::GoTransfers,
         Some(Context::Backups | Context::Points) => Action::GoBackups,
         Some(Context::Runs) => Action::GoRuns,
+        Some(Context::Licenses) => Action::GoLicenses,
         _ => return,
     };
     perform(state, go);
     settle(state);
 }
 
+/// Scrolls the review page; everything else there is an action.
+fn on_review_key(state: &mut State, key: Key) {
+    if let Some(action) = state.keymap.action(&[Context::Review], key) {
+        return perform(state, action);
+    }
+    let page = (state.size.1 as isize - 5).max(1);
+    let by = match key.code {
+        Code::Up => -1,
+        Code::Down => 1,
+        Code::PageUp => -page,
+        Code::PageDown => page,
+        Code::Home => isize::MIN / 2,
+        Code::End => isize::MAX / 2,
+        _ => return,
+    };
+    let Some(form) = &mut state.form else { return };
+    let lines = form.review.as_ref().map_or(0, |review| deploy::review_lines(form, review).len());
+    if let Some(review) = &mut form.review {
+        review.scroll = review.scroll.saturating_add_signed(by).min(lines.saturating_sub(1));
+    }
+}
+
 fn on_form_key(state: &mut State, key: Key) {
+    if state.form.as_ref().is_some_and(|form| form.review.is_some()) {
+        return on_review_key(state, key);
+    }
     let arrow = matches!(key.code, Code::Up | Code::Down) && !key.ctrl && !key.alt;
     if arrow && state.form.as_mut().is_some_and(|form| form.move_option(key.code == Code::Down)) {
         return;
@@ -196,7 +223,7 @@ fn on_paste(state: &mut State, text: &str) {
         chooser.input.paste(text);
         chooser.cursor = 0;
     } else if let Some(form) = &mut state.form {
-        if form.submitting.is_none() {
+        if form.submitting.is_none() && form.review.is_none() {
             form.paste(text);
         }
     } else if typing_filter(state) {
@@ -231,6 +258,7 @@ fn on_fleet(state: &mut State, event: FleetEvent) {
                 }
                 _ => Dirty::Yes,
             };
+            let told = screens::proxies::upgraded(proxy, &news.status, started_at);
             if dirty != Dirty::No {
                 proxy.status = Some(news.status);
                 proxy.version += 1;
@@ -243,8 +271,12 @@ fn on_fleet(state: &mut State, event: FleetEvent) {
                 state.notices.tell_error(now, &name, &error);
                 state.touch();
             }
+            if let Some((level, text)) = told {
+                state.tell(level, text);
+            }
         }
         FleetEventKind::Reply { id, result } => on_reply(state, &name, id, result),
+        FleetEventKind::Check { id, check } => manage::checked(state, &name, id, *check),
         FleetEventKind::Run { run, event } => on_run_event(state, &name, run, event),
         FleetEventKind::RunWatchEnded { run, error } => {
             let follow = if error.is_some() { Follow::Failed } else { Follow::Known };
@@ -269,10 +301,8 @@ fn on_connection(state: &mut State, name: &str, connection: Connection) {
     }
     let before = std::mem::replace(&mut proxy.connection, connection.clone());
     proxy.version += 1;
-    const ALL: [ListKind; 7] =
-        [ListKind::Pools, ListKind::Vms, ListKind::Srs, ListKind::Remotes, ListKind::Jobs, ListKind::Runs, ListKind::Points];
     // Whatever was known may have changed while nobody listened.
-    for kind in ALL {
+    for kind in LISTS {
         proxy.set_list_state(kind, ListState::Stale);
     }
     match &connection {
@@ -311,7 +341,11 @@ fn on_run_event(state: &mut State, name: &str, run: String, event: api::Event) {
         let label = format!("{} on {name}", live.label);
         match (live.outcome, live.error) {
             (Some(Outcome::Success), _) => {
-                state.tell(LogLevel::Info, format!("{label}: done, {} moved", api::format_bytes(live.summary.bytes)));
+                let moved = match live.summary.bytes {
+                    0 => String::new(),
+                    bytes => format!(", {} moved", api::format_bytes(bytes)),
+                };
+                state.tell(LogLevel::Info, format!("{label}: done{moved}"));
             }
             (_, Some(error)) => {
                 state.notices.tell_error(now, &label, &error);
@@ -360,14 +394,21 @@ fn fetch(state: &mut State) {
     match state.form.as_ref().map(|form| &form.kind) {
         Some(FormKind::Job(_)) => needs.extend([ListKind::Vms, ListKind::Remotes, ListKind::Jobs]),
         Some(FormKind::Restore(_)) => needs.extend([ListKind::Srs, ListKind::Pools]),
+        Some(FormKind::Deploy | FormKind::Redeploy(_)) => needs.extend([ListKind::Options, ListKind::Pools, ListKind::Deployed]),
         _ => {}
     }
+    let deployer = state.form.as_ref().map(|form| form.proxy().to_owned());
+    let expected: Vec<String> = state.expected.iter().map(|expected| expected.deployer.clone()).collect();
     let mut ask = Vec::new();
     for proxy in &mut state.proxies {
         if !proxy.live() {
             continue;
         }
-        for kind in &needs {
+        let also = expected.iter().any(|name| name == proxy.name()).then_some(&ListKind::Deployed);
+        for kind in needs.iter().chain(also) {
+            if *kind == ListKind::Options && deployer.as_deref() != Some(proxy.name()) {
+                continue;
+            }
             // One at a time: of two answers under way the older could come last.
             let name = proxy.name();
             let under_way = |pending: &Pending| pending.proxy == name && pending.purpose == Purpose::List(*kind);
@@ -387,6 +428,7 @@ fn fetch(state: &mut State) {
             ListKind::Runs => Request::Runs(RunListParams { limit: Some(RUNS), ..RunListParams::default() }),
             ListKind::Points => Request::RestorePoints(api::RestorePointListParams::default()),
             ListKind::Deployed => Request::Deployed(api::NoParams {}),
+            ListKind::Options => Request::DeployOptions(api::NoParams {}),
             ListKind::Licenses => Request::Licenses(api::NoParams {}),
         };
         state.post(&proxy, request, Purpose::List(kind));

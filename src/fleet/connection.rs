@@ -11,13 +11,30 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::backoff::Backoff;
 use super::follow::Follower;
-use crate::config::Proxy;
 use crate::core::{Connection, FleetCommand, FleetEvent, FleetEventKind, Refusal};
+
+/// What a connection is told.
+pub(super) enum Order {
+    /// A command of the console.
+    Do(FleetCommand),
+    /// From now on by another address, token or certificate.
+    Use(Client),
+}
+
+/// Why a connection was left.
+enum Left {
+    /// The line.
+    Broken(CallError),
+    /// There is another way to it.
+    Anew,
+    /// Nobody is left to tell.
+    Gone,
+}
 
 pub(super) struct Task {
     name: String,
     client: Client,
-    commands: UnboundedReceiver<FleetCommand>,
+    orders: UnboundedReceiver<Order>,
     events: UnboundedSender<FleetEvent>,
     /// Calls and watches under way; they end with this task.
     work: JoinSet<()>,
@@ -33,13 +50,8 @@ enum Woken {
 }
 
 impl Task {
-    pub fn new(
-        proxy: &Proxy,
-        commands: UnboundedReceiver<FleetCommand>,
-        events: UnboundedSender<FleetEvent>,
-    ) -> Result<Self, CallError> {
-        let client = proxy.client()?;
-        Ok(Self { name: proxy.name.clone(), client, commands, events, work: JoinSet::new(), watches: HashMap::new() })
+    pub fn new(name: &str, client: Client, orders: UnboundedReceiver<Order>, events: UnboundedSender<FleetEvent>) -> Self {
+        Self { name: name.to_owned(), client, orders, events, work: JoinSet::new(), watches: HashMap::new() }
     }
 
     /// Until nobody listens any more.
@@ -47,7 +59,15 @@ impl Task {
         let mut backoff = Backoff::new();
         self.tell(FleetEventKind::Connection(Connection::Connecting));
         loop {
-            let Some(error) = self.stay_connected(&mut backoff).await else { return };
+            let error = match self.stay_connected(&mut backoff).await {
+                Left::Broken(error) => error,
+                Left::Anew => {
+                    backoff.reset();
+                    self.tell(FleetEventKind::Connection(Connection::Connecting));
+                    continue;
+                }
+                Left::Gone => return,
+            };
             let error = self.client.explain(error).await;
             let report = error.report();
             let wait = match refusal(&error) {
@@ -69,8 +89,8 @@ impl Task {
         }
     }
 
-    /// Keeps `proxy.watch` open; answers why it ended, or nothing when the console is gone.
-    async fn stay_connected(&mut self, backoff: &mut Backoff) -> Option<CallError> {
+    /// Keeps `proxy.watch` open; answers why it ended.
+    async fn stay_connected(&mut self, backoff: &mut Backoff) -> Left {
         let client = self.client.clone();
         let opening = async move { client.stream::<ProxyWatch>(&NoParams {}).await };
         let mut opening = std::pin::pin!(opening);
@@ -78,9 +98,11 @@ impl Task {
             tokio::select! {
                 opened = &mut opening => match opened {
                     Ok(lines) => break lines,
-                    Err(error) => return Some(error),
+                    Err(error) => return Left::Broken(error),
                 },
-                command = self.commands.recv() => self.perform(command?),
+                order = self.orders.recv() => if let Some(left) = self.obey(order) {
+                    return left;
+                },
             }
         };
         let mut live = false;
@@ -96,11 +118,13 @@ impl Task {
                     }
                     Ok(None) => {
                         let host = self.client.host().to_owned();
-                        return Some(CallError::Cut { host, reason: "the proxy closed it".into() });
+                        return Left::Broken(CallError::Cut { host, reason: "the proxy closed it".into() });
                     }
-                    Err(error) => return Some(error),
+                    Err(error) => return Left::Broken(error),
                 },
-                command = self.commands.recv() => self.perform(command?),
+                order = self.orders.recv() => if let Some(left) = self.obey(order) {
+                    return left;
+                },
                 Some(_) = self.work.join_next() => {}
             }
         }
@@ -118,16 +142,34 @@ impl Task {
         loop {
             tokio::select! {
                 () = &mut time => return Woken::Try,
-                command = self.commands.recv() => match command {
+                order = self.orders.recv() => match order {
                     None => return Woken::Gone,
-                    Some(FleetCommand::Reconnect { .. }) => {
+                    Some(Order::Do(command)) if !matches!(command, FleetCommand::Reconnect { .. }) => self.perform(command),
+                    Some(order) => {
+                        if let Order::Use(client) = order {
+                            self.client = client;
+                        }
                         backoff.reset();
                         self.tell(FleetEventKind::Connection(Connection::Connecting));
                         return Woken::Try;
                     }
-                    Some(command) => self.perform(command),
                 },
                 Some(_) = self.work.join_next() => {}
+            }
+        }
+    }
+
+    /// Does what is ordered; answers why the connection is to be left for it.
+    fn obey(&mut self, order: Option<Order>) -> Option<Left> {
+        match order {
+            None => Some(Left::Gone),
+            Some(Order::Use(client)) => {
+                self.client = client;
+                Some(Left::Anew)
+            }
+            Some(Order::Do(command)) => {
+                self.perform(command);
+                None
             }
         }
     }
@@ -160,6 +202,8 @@ impl Task {
             }
             // Live, or being tried at this moment: nothing to hasten.
             FleetCommand::Reconnect { .. } => {}
+            // The fleet's own matter.
+            FleetCommand::Errand { .. } => {}
         }
     }
 

@@ -91,7 +91,7 @@ pub async fn run(options: Options, events: UnboundedReceiver<FleetEvent>, perfor
     let keymap = load_keymap(options.keymap.as_deref(), &mut warnings);
     let zone = TimeZone::system();
     let zone_name = zone.iana_name().unwrap_or("UTC").to_owned();
-    let settings = Settings { read_only: options.read_only, zone, zone_name };
+    let settings = Settings { read_only: options.read_only, zone, zone_name, ..Settings::default() };
     let (sender, outside) = unbounded_channel();
     let mut terminal = guard::RealTerminal::take().map_err(TuiError::Terminal)?;
     guard::restore_on_panic(sender.clone());

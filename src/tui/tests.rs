@@ -160,6 +160,40 @@ fn overlays() {
 }
 
 #[test]
+fn deployment() {
+    matrix("form-deploy", on("1 n", fixture::many));
+    matrix("form-deploy-storage", on("1 n x tab tab tab", fixture::many));
+    matrix("form-deploy-faults", on("1 n tab tab tab tab tab right tab 1 0 . 0 . 0 . 5 ctrl-s", fixture::many));
+    matrix("form-deploy-review", on("1 n a n n e c y ctrl-s", fixture::many));
+    matrix("form-deploy-refused", on("1 n x tab tab tab tab tab right tab 1 0 . 0 . 0 . 5 / 2 4 ctrl-s", fixture::many));
+    matrix("form-reconfigure", on("1 j m", fixture::kept::kept));
+    matrix("form-redeploy", on("1 j r", fixture::kept::kept));
+    matrix("form-settings", on("1 e tab tab right right", fixture::kept::kept));
+    matrix("form-upgrade", on("1 u", fixture::kept::kept));
+}
+
+#[test]
+fn kept_proxies() {
+    matrix("proxies-kept", on("1", fixture::kept::kept));
+    matrix("proxies-detail-kept", on("1 j enter", fixture::kept::kept));
+    matrix("proxies-stranger", on("1 j j enter", fixture::kept::kept));
+    matrix("proxy-destroy", on("1 j D", fixture::kept::kept));
+    matrix("proxy-token", on("1 t", fixture::kept::kept));
+    matrix("licenses", on("8", fixture::kept::kept));
+    matrix("licenses-none", on("8", fixture::many));
+    matrix("license-detail", on("8 enter", fixture::kept::kept));
+    matrix("license-import", on("8 i", fixture::kept::kept));
+    matrix("license-bind", on("8 b", fixture::kept::kept));
+    matrix("doctor-running", || fixture::kept::examined(false));
+    matrix("doctor", || fixture::kept::examined(true));
+    matrix("doctor-detail", || {
+        let mut state = fixture::kept::examined(true);
+        press(&mut state, "j j j enter");
+        state
+    });
+}
+
+#[test]
 fn too_small_says_what_is_needed() {
     let mut state = fixture::many();
     let shown = text(&frame(&mut state, 30, 5, painter(Depth::None, true)));
@@ -173,7 +207,9 @@ fn too_small_says_what_is_needed() {
 fn every_size_draws_every_screen() {
     for columns in (40..160).step_by(7) {
         for rows in [12, 13, 17, 18, 25, 60] {
-            for keys in ["1", "2", "3", "4", "5", "6", "7", "3 n", "5 r", "3 D", "?", "5 enter D", "6 enter"] {
+            for keys in
+                ["1", "2", "3", "4", "5", "6", "7", "3 n", "5 r", "3 D", "?", "5 enter D", "6 enter", "8", "1 n", "1 n x ctrl-s"]
+            {
                 let mut state = fixture::many();
                 press(&mut state, keys);
                 frame(&mut state, columns, rows, painter(Depth::True, false));

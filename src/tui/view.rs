@@ -39,7 +39,8 @@ impl View {
         let wants = Wants {
             summary: summary.is_some(),
             details: list,
-            details_below: list && matches!(screen, Screen::Run { .. } | Screen::Messages | Screen::Transfers),
+            details_below: list
+                && matches!(screen, Screen::Run { .. } | Screen::Messages | Screen::Transfers | Screen::Doctor { .. }),
         };
         let Some(areas) = areas(area.width, area.height, wants) else {
             self.too_small(buffer, area);
@@ -120,7 +121,10 @@ impl View {
         if let Some(form) = &state.form {
             line = line.with(Span::Text(" ".into(), Role::Muted)).with(Span::Glyph(Glyph::Crumb, Role::Muted));
             line = line.and(Role::Accent, format!(" {}", form.title));
-            if form.changed {
+            if form.review.is_some() {
+                line = line.with(Span::Text(" ".into(), Role::Muted)).with(Span::Glyph(Glyph::Crumb, Role::Muted));
+                line = line.and(Role::Accent, " Review");
+            } else if form.changed {
                 line = line.and(Role::Muted, "  not saved");
             }
             self.painter.line(buffer, area.x, area.y, area.width, &line, None);

@@ -2,11 +2,14 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use lab::Dump;
+use rustix::fs::{SeekFrom, seek};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
@@ -22,12 +25,11 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Starts one and waits until it is ready.
     pub async fn start(dir: &Path) -> Self {
         Self::start_with(dir, &[]).await
     }
 
-    /// Starts one with further arguments.
+    /// With further options.
     pub async fn start_with(dir: &Path, more: &[&str]) -> Self {
         let program = Path::new(env!("CARGO_BIN_EXE_backhaul"));
         let daemon = daemon_program();
@@ -65,9 +67,11 @@ impl Lab {
         stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// The console's configuration.
-    pub fn config(&self) -> PathBuf {
-        self.dir.join("config")
+    pub async fn list(&self, arguments: &[&str]) -> Vec<Value> {
+        match self.ask(arguments).await.remove(0) {
+            Value::Array(items) => items,
+            other => panic!("no list: {other}"),
+        }
     }
 
     /// Runs a command that must not succeed; its exit code and what it says.
@@ -88,14 +92,7 @@ impl Lab {
         assert!(self.child.wait().await.unwrap().success());
     }
 
-    pub async fn list(&self, arguments: &[&str]) -> Vec<Value> {
-        match self.ask(arguments).await.remove(0) {
-            Value::Array(items) => items,
-            other => panic!("no list: {other}"),
-        }
-    }
-
-    /// The daemons of this lab that the system says are running.
+    /// The launchers and daemons of this lab that the system says are running.
     pub fn daemons(&self) -> Vec<Pid> {
         let dir = self.dir.to_str().unwrap();
         let processes = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
@@ -163,6 +160,11 @@ impl Lab {
     }
 }
 
+/// The daemon's program, beside the console's.
+pub fn daemon_program() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_backhaul")).with_file_name("backhauld")
+}
+
 /// Every file below a folder that holds a text.
 pub fn holding(dir: &Path, text: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -170,13 +172,34 @@ pub fn holding(dir: &Path, text: &str) -> Vec<PathBuf> {
         let path = entry.path();
         if path.is_dir() {
             found.extend(holding(&path, text));
-        } else if let Ok(bytes) = std::fs::read(&path)
-            && bytes.windows(text.len()).any(|window| window == text.as_bytes())
-        {
+        } else if holds(&path, text.as_bytes()).unwrap_or(false) {
             found.push(path);
         }
     }
     found
+}
+
+/// Whether a file holds a text. Only its data is read: a disk of 20 GiB has hardly any.
+fn holds(path: &Path, text: &[u8]) -> std::io::Result<bool> {
+    let file = File::open(path)?;
+    let mut at = 0;
+    loop {
+        let begin = match seek(&file, SeekFrom::Data(at)) {
+            Ok(begin) => begin,
+            Err(rustix::io::Errno::NXIO) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        at = seek(&file, SeekFrom::Hole(begin))?;
+        let mut data = vec![0; usize::try_from(at - begin).unwrap()];
+        file.read_exact_at(&mut data, begin)?;
+        let mut rest = data.as_slice();
+        while let Some(first) = rest.iter().position(|byte| *byte == text[0]) {
+            if rest[first..].starts_with(text) {
+                return Ok(true);
+            }
+            rest = &rest[first + 1..];
+        }
+    }
 }
 
 /// Calls a pool of `lab.json` directly; the answer's result.
@@ -187,9 +210,4 @@ pub async fn pool_call(pool: &Value, method: &str, params: Value) -> Value {
     let mut answer: Value = answer.json().await.unwrap();
     assert!(answer.get("error").is_none(), "{method}: {answer}");
     answer["result"].take()
-}
-
-/// The daemon's program, beside the console's.
-pub fn daemon_program() -> PathBuf {
-    Path::new(env!("CARGO_BIN_EXE_backhaul")).with_file_name("backhauld")
 }

@@ -1,11 +1,13 @@
 //! The daily commands, run as `cargo xtask COMMAND`: the one entry point for people and for CI.
 
-mod run;
+mod package;
 mod setup;
 
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+
+use xtask::run;
 
 use crate::run::{Program, workspace};
 
@@ -16,7 +18,10 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   setup           only install what the tests need
   ci              fmt, clippy, deny, test: what .ci/run runs
   bench           the benchmarks, printed as a table
+  appliance [ARGS]
+                  build the appliance, a bootable image of a proxy; `appliance help` says more
   pictures        draw screenshots/ anew from the console's own screens
+  package [ARGS]  .tar.gz, .deb and .rpm of both programs: docs/installing.md
   docs            write docs/api.md anew from the table of methods";
 
 fn main() -> ExitCode {
@@ -49,6 +54,11 @@ fn dispatch(command: &str, args: &[String]) -> Result<()> {
             build(&["--release"])?;
             Program::cargo().args(["run", "--release", "--package", "xtask", "--features", "pictures", "--bin", "pictures"]).run()
         }
+        "package" => package::run(args),
+        "appliance" => Program::cargo()
+            .args(["run", "--quiet", "--package", "xtask", "--features", "appliance", "--bin", "appliance", "--"])
+            .args(args)
+            .run(),
         "docs" => Program::cargo().args(["run", "--package", "api", "--example", "api_md"]).run(),
         "" | "help" | "--help" | "-h" => {
             println!("{USAGE}");

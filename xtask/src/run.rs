@@ -47,6 +47,20 @@ impl Program {
         self
     }
 
+    /// A variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.0.env(name, value);
+        self
+    }
+
+    /// What it prints is not shown.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
+        self.0.stdout(Stdio::null());
+        self
+    }
+
     /// Runs it to its end; anything but success is an error.
     pub fn run(mut self) -> Result<()> {
         eprintln!("+ {}", self.shown());
@@ -55,6 +69,11 @@ impl Program {
             bail!("{} ended with {status}", self.shown());
         }
         Ok(())
+    }
+
+    /// It, to be run in another way.
+    pub fn into_command(self) -> Command {
+        self.0
     }
 
     /// Becomes it, so that the terminal and its signals are its own.

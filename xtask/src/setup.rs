@@ -13,6 +13,11 @@ const COMMANDS: &[(&str, &str)] = &[
     ("mkfs.ext4", "e2fsprogs"),
     ("debugfs", "e2fsprogs"),
     ("strace", "strace"),
+    ("sshd", "openssh-server"),
+    ("ssh", "openssh-client"),
+    ("sudo", "sudo"),
+    ("unshare", "util-linux"),
+    ("rpmbuild", "rpm"),
     ("python3", "python3"),
     ("node", "nodejs"),
     ("npm", "npm"),
@@ -66,6 +71,14 @@ fn python_judges() -> Result<()> {
         .arg("--requirement")
         .arg(requirements)
         .run()
+}
+
+/// What packs.
+pub fn packagers() -> Result<()> {
+    if ["dpkg-deb", "rpmbuild", "tar", "gzip"].iter().all(|command| exists(command)) {
+        return Ok(());
+    }
+    Program::as_root("apt-get").args(["install", "--yes", "--no-install-recommends", "dpkg", "rpm", "tar", "gzip"]).run()
 }
 
 /// The font of the screenshots.

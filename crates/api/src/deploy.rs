@@ -7,7 +7,7 @@ mod address;
 mod form;
 
 pub use address::{AddressFault, AddressSpec, IpNetwork};
-pub use form::{Answers, FIELDS, FieldInfo, FieldKind, field};
+pub use form::{Answers, FIELDS, FieldInfo, FieldKind, bytes, field};
 
 use serde::{Deserialize, Serialize};
 

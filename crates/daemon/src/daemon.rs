@@ -152,6 +152,8 @@ impl Daemon {
 
     /// The state of this proxy.
     pub async fn status(&self) -> Result<ProxyStatus, Fault> {
+        // First: an upgrade that is over is then over in all that follows.
+        let upgrade = self.upgrades.state();
         let failure = self.store.last_failure().await?;
         let last_error = failure.and_then(|run| Some(LastError { at: run.ended_at?, run: Some(run.id), error: run.error? }));
         let settings = self.settings.get();
@@ -168,11 +170,10 @@ impl Daemon {
             id: settings.id,
             channel: program.channel.clone(),
             build: program.build.clone(),
-            upgrade: self.upgrades.state(),
+            upgrade,
             draining: self.runs.is_draining(),
             licensing: self.licenses.standing().await?,
             former_token_until: self.tokens.former_until(self.now()),
-            ..ProxyStatus::default()
         })
     }
 }
@@ -210,6 +211,9 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
     let store = Arc::new(Store::open(&config.state_dir).await?);
     let settings = Settings::open(Arc::clone(&store), &config).await?;
     let tokens = Tokens::open(Arc::clone(&store), &config).await?;
+    if !upgrades.on_probation() {
+        tokens.take_back().await?;
+    }
     let certificates = Certificates::open(Arc::clone(&store), &config).await?;
 
     let listening = |source| StartError::Listen { address: config.listen, source };

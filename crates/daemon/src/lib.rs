@@ -96,6 +96,29 @@ pub fn main(config: &Path, check_only: bool) -> ExitCode {
     code
 }
 
+/// `backhauld fingerprint`: prints the certificate's SHA-256, and makes none where there is none yet.
+pub fn fingerprint(config: &Path) -> ExitCode {
+    let config = match config::Config::load(config) {
+        Ok(config) => config,
+        Err(error) => return failed(&error),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    match runtime.block_on(maintenance::fingerprint(&config)) {
+        Ok(Some(fingerprint)) => {
+            println!("{fingerprint}");
+            ExitCode::SUCCESS
+        }
+        Ok(None) => {
+            eprintln!("backhauld: there is no certificate in {} yet; it is made at the first start", config.state_dir.display());
+            ExitCode::FAILURE
+        }
+        Err(error) => failed(&error),
+    }
+}
+
 /// One step of an appliance's boot below `root`; `xenstore`: a folder in the place of XenStore.
 pub fn boot_step(
     step: fn(&Path, &dyn first_boot::XenStore) -> Result<(), first_boot::FirstBootError>,

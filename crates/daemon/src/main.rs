@@ -25,6 +25,12 @@ enum Command {
     /// Execute the plan that the daemon sends over file descriptor 0
     #[command(hide = true)]
     Worker,
+    /// Print the fingerprint of the certificate, to compare it with what a console shows
+    Fingerprint {
+        /// Configuration file (TOML)
+        #[arg(long, value_name = "FILE", default_value = "/etc/backhaul/backhauld.toml")]
+        config: PathBuf,
+    },
     /// Start the daemon, and swap its program when it is upgraded: what a service runs
     Launch {
         /// Configuration file (TOML)
@@ -72,6 +78,7 @@ fn main() -> ExitCode {
         Some(Command::Report(machine)) => {
             daemon::boot_step(daemon::first_boot::report, &machine.root, machine.xenstore_dir.as_deref())
         }
+        Some(Command::Fingerprint { config }) => daemon::fingerprint(&config),
         None => daemon::main(&arguments.config, arguments.check_config),
     }
 }

@@ -258,6 +258,46 @@ async fn a_job_is_checked_before_it_is_kept() {
     running.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_stops_leaves_nobody_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let (running, client) = start(dir.path()).await;
+    let address = running.address.to_string();
+    let fingerprint = running.daemon.fingerprint();
+    // One that has said nothing, one that has shaken hands, one that waits for its next request.
+    let mut silent = TcpStream::connect(&address).await.unwrap();
+    let mut fresh = connect(&address, fingerprint).await;
+    let mut kept = connect(&address, fingerprint).await;
+    kept.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut head = [0; 15];
+    kept.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200 OK");
+    let mut news = client.stream("proxy.watch", json!({})).await;
+    assert_eq!(news.next().await.unwrap().unwrap()["status"]["name"], "test");
+    // The journal of a run that does not end holds nobody up for long.
+    let run = NewRun { id: "abcdefg1".into(), kind: RunKind::Backup, job: None, label: "n".into(), recovers: None };
+    running.daemon.journal.create(run).await.unwrap();
+    let mut events = client.stream("run.watch", json!({ "run": "abcdefg1" })).await;
+    assert!(events.next().await.unwrap().is_some());
+    running.stop().await;
+
+    let mut rest = Vec::new();
+    // Less than any of them would have been waited for.
+    let limit = std::time::Duration::from_secs(20);
+    for (what, ended) in [
+        ("silent", tokio::time::timeout(limit, silent.read_to_end(&mut rest)).await),
+        ("fresh", tokio::time::timeout(limit, fresh.read_to_end(&mut rest)).await),
+        ("kept", tokio::time::timeout(limit, kept.read_to_end(&mut rest)).await),
+    ] {
+        // Closed or cut, as long as nobody waits.
+        let _ = ended.unwrap_or_else(|_| panic!("{what} is still open"));
+    }
+    let last = async { while news.next().await.unwrap().is_some() {} };
+    tokio::time::timeout(limit, last).await.expect("proxy.watch ends");
+    let cut = async { while let Ok(Some(_)) = events.next().await {} };
+    tokio::time::timeout(limit, cut).await.expect("run.watch is cut");
+}
+
 async fn connect(address: &str, fingerprint: tls::Fingerprint) -> tokio_rustls::client::TlsStream<TcpStream> {
     let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(tls::client_config(Trust::Pinned(fingerprint))));
     let socket = TcpStream::connect(address).await.unwrap();

@@ -158,6 +158,7 @@ async fn a_state_makes_a_new_proxy_the_former_one_and_twice_is_as_once() {
         fingerprint: "AB".repeat(32),
     };
     old.daemon.store.add_pool(&pool, 1).await.unwrap();
+    client.call::<ProxyDrain>(DrainParams { on: true }).await;
     let state = client.call::<StateExport>(NoParams {}).await;
     let status = client.call::<ProxyStatusGet>(NoParams {}).await;
     assert!(!format!("{state:?}").contains("hunter2"));
@@ -195,6 +196,8 @@ async fn a_state_makes_a_new_proxy_the_former_one_and_twice_is_as_once() {
         assert_eq!(client.call::<PoolList>(NoParams {}).await[0].id, pool.id);
     };
     check(&former).await;
+    // Its schedules wait for whoever gave it the state.
+    assert!(former.call::<ProxyStatusGet>(NoParams {}).await.draining);
     assert_eq!(new.daemon.settings.get().http_proxy.unwrap().expose(), SECRET_PROXY);
     let refused = former.try_call::<StateImport>(ProxyState { taken_at: 5, ..state.clone() }).await.unwrap_err();
     assert!(refused.message.contains("jobs, remotes"), "{refused}");

@@ -233,7 +233,7 @@ async fn a_bad_program_is_taken_back_with_the_state_as_it_was() {
             "status 1",
         ),
         ("lies", lie, "cannot reach the proxy at 127.0.0.1:1"),
-        ("forgets", format!("rm -f '{}'/state.db*; exec '{real}' \"$@\"", state.display()), "another proxy"),
+        ("forgets", format!("rm -f '{}'/state.db*; exec '{real}' \"$@\"", state.display()), "does not accept the token"),
         ("is no program", String::new(), ""),
     ];
     for (name, script, expected) in bad {

@@ -417,6 +417,11 @@ fn open_state(dir: &Path) -> Result<(Identity, Saved, crate::store::Store, Shelf
             store.remove("VBD", &vbd);
         }
     }
+    // Nothing goes on in a lab that has only just been opened.
+    let busy = store.all("VM").filter(|(_, vm)| vm["current_operations"].as_object().is_some_and(|all| !all.is_empty()));
+    for vm in busy.map(|(vm, _)| vm.to_owned()).collect::<Vec<_>>() {
+        let _known = store.set("VM", &vm, "current_operations", serde_json::json!({}));
+    }
     let mut places = saved.places.clone();
     places.retain(|vdi, place| store.has("VDI", vdi) && disks.join(place.image.to_string()).is_dir());
     let lost: Vec<String> = store.all("VDI").map(|(vdi, _)| vdi.to_owned()).filter(|vdi| !places.contains_key(vdi)).collect();

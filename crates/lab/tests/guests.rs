@@ -2,11 +2,11 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use futures::future::BoxFuture;
-use lab::{APPLIANCE, Boot, Guests, Report};
+use lab::{APPLIANCE, Boot, Fault, Guests, Report};
 use serde_json::{Value, json};
 use support::{Bench, until};
 
@@ -143,6 +143,103 @@ async fn a_guest_that_fails_leaves_its_machine_running_without_a_word() {
     bench.lab.close().await.unwrap();
     let record = pool.record("VM", &vm).unwrap();
     assert_eq!((&record["power_state"], &record["guest_metrics"]), (&json!("Running"), &json!("OpaqueRef:NULL")));
+}
+
+/// Runs guests that never report, and that end by themselves only when they are cut off.
+#[derive(Default)]
+struct Stubborn {
+    running: Mutex<BTreeSet<String>>,
+    asked: tokio::sync::Notify,
+    cut: tokio::sync::Notify,
+}
+
+struct StubbornRunner(Arc<Stubborn>);
+
+impl Guests for StubbornRunner {
+    fn boot(&self, machine: Boot) -> BoxFuture<'static, Result<Report, String>> {
+        assert!(self.0.running.lock().unwrap().insert(machine.vm), "it runs already");
+        Box::pin(std::future::pending())
+    }
+
+    fn halt(&self, vm: &str, clean: bool) -> BoxFuture<'static, ()> {
+        let (guests, vm) = (Arc::clone(&self.0), vm.to_owned());
+        Box::pin(async move {
+            if clean {
+                guests.asked.notify_one();
+                guests.cut.notified().await;
+            } else {
+                guests.cut.notify_one();
+            }
+            guests.running.lock().unwrap().remove(&vm);
+        })
+    }
+
+    fn forget(&self, _: &str) -> BoxFuture<'static, ()> {
+        Box::pin(async {})
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_does_not_stop_is_cut_off_by_a_second_call() {
+    let (bench, vm, _) = appliance(&[]).await;
+    let guests = Arc::new(Stubborn::default());
+    bench.pool().set_guests(Arc::new(StubbornRunner(Arc::clone(&guests))));
+    let (client, vm) = (bench.client.clone(), json!(vm));
+    client.call("VM.start", &[vm.clone(), json!(false), json!(false)]).await;
+    let (asking, asked) = (client.clone(), vm.clone());
+    let clean = tokio::spawn(async move { asking.try_call("VM.clean_shutdown", &[asked]).await });
+    guests.asked.notified().await;
+    assert_eq!(client.call("VM.get_power_state", std::slice::from_ref(&vm)).await, "Running");
+    client.call("VM.hard_shutdown", std::slice::from_ref(&vm)).await;
+    // Whichever of both comes first to write it down, the other finds it done.
+    if let Err(refused) = clean.await.unwrap() {
+        assert_eq!(refused.0, "VM_BAD_POWER_STATE");
+    }
+    assert_eq!(client.call("VM.get_power_state", std::slice::from_ref(&vm)).await, "Halted");
+    assert!(guests.running.lock().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_guest_outlives_a_machine_that_is_switched_off_while_it_starts() {
+    let (bench, vm, _) = appliance(&[]).await;
+    let guests = Arc::new(Stubborn::default());
+    bench.pool().set_guests(Arc::new(StubbornRunner(Arc::clone(&guests))));
+    let (client, vm) = (&bench.client, json!(vm));
+    for _ in 0..50 {
+        let start = [vm.clone(), json!(false), json!(false)];
+        let stopped = async { while client.try_call("VM.hard_shutdown", std::slice::from_ref(&vm)).await.is_err() {} };
+        let (started, ()) = tokio::join!(client.call("VM.start", &start), stopped);
+        assert_eq!(started, "");
+        assert_eq!(client.call("VM.get_power_state", std::slice::from_ref(&vm)).await, "Halted");
+        assert!(guests.running.lock().unwrap().is_empty(), "a guest runs in a machine that is off");
+    }
+}
+
+#[tokio::test]
+async fn what_a_guest_reports_is_falsified_on_demand() {
+    let (bench, vm, uuid) = appliance(&[("vm-data/backhaul/address", "127.0.3.7"), ("vm-data/backhaul/token", "t")]).await;
+    let told = Arc::new(Told::default());
+    bench.pool().set_guests(Arc::new(Runner(Arc::clone(&told))));
+    let (client, pool) = (&bench.client, bench.pool());
+    let start = async || client.call("VM.start", &[json!(vm), json!(false), json!(false)]).await;
+    let stop = async || client.call("VM.hard_shutdown", &[json!(vm)]).await;
+    pool.set_fault(Fault::DaemonNeverAnswers.once());
+    start().await;
+    until("the report", || networks(&bench, &vm).is_some()).await;
+    assert_eq!(networks(&bench, &vm).unwrap()["0/ip"], "127.0.3.7");
+    let data = field(&bench, &vm, "xenstore_data");
+    assert!(data.get("vm-data/backhaul/ready").is_none() && data["vm-data/backhaul/token"] == "t", "{data}");
+    stop().await;
+    pool.set_fault(Fault::GuestReportsOtherAddress { address: "127.0.9.9".parse().unwrap() }.once());
+    start().await;
+    until("the report", || networks(&bench, &vm).is_some()).await;
+    assert_eq!(networks(&bench, &vm).unwrap()["0/ip"], "127.0.9.9");
+    stop().await;
+    pool.set_fault(Fault::GuestNeverReports.once());
+    start().await;
+    until("the fault", || bench.pool().faults().is_empty()).await;
+    assert_eq!(networks(&bench, &vm), None);
+    assert_eq!(told.all().iter().filter(|what| **what == format!("boot {uuid}")).count(), 3);
 }
 
 #[tokio::test]

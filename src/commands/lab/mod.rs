@@ -304,7 +304,7 @@ async fn demo(common: &Common, screen: &Screen, dir: Option<PathBuf>, spec: &Lab
     let Some(mut running) = Running::start(home.path(), spec, manner, &mut stop).await? else { return Ok(()) };
     let config = Config::load(&running.dir.join("config"));
     let proxies = config.proxies?;
-    let (fleet, events): (_, UnboundedReceiver<FleetEvent>) = Fleet::start(&proxies);
+    let (fleet, events): (_, UnboundedReceiver<FleetEvent>) = Fleet::start(&proxies, Some(&running.dir.join("config")));
     let options = super::options(common, screen, config.console, &proxies);
     let shown = tokio::select! {
         shown = crate::tui::run(options, events, fleet) => shown,

@@ -1,17 +1,27 @@
 //! Forms as data: fields with label, help, value and error. One editor works them all; each kind of form says what
 //! its fields are, what they can be, and which request they make.
 
+mod change;
+pub mod deploy;
+mod edit;
+mod field;
 pub mod job;
+pub mod license;
 pub mod pool;
 pub mod remote;
 pub mod restore;
+pub mod settings;
+pub mod upgrade;
 
-use api::ErrorReport;
+pub use change::{reconfigure, redeploy};
+pub use edit::Keyed;
+pub use field::{Choice, FormField, Value};
 
-use super::effect::{Request, RequestId};
-use super::fuzzy::Query;
+use api::{DeployReview, Deployed, ErrorReport, FieldFault};
+
+use super::effect::RequestId;
+use super::errand::Ask;
 use super::input::Field as Text;
-use super::key::{Code, Key};
 use super::state::State;
 
 /// A form being filled in.
@@ -31,8 +41,12 @@ pub struct Form {
     pub submitting: Option<RequestId>,
     /// What the proxy said to the last attempt.
     pub error: Option<ErrorReport>,
+    /// What the proxy said against single fields, as they are.
+    pub refusals: Vec<FieldFault>,
     /// The schedule in words, and what it was asked for.
     pub preview: Option<Preview>,
+    /// What would be done, to be accepted or not.
+    pub review: Option<Box<Review>>,
 }
 
 /// What a form makes.
@@ -46,15 +60,38 @@ pub enum FormKind {
     Pool,
     /// A restored VM, from this point.
     Restore(Box<api::RestorePoint>),
+    /// A proxy.
+    Deploy,
+    /// A deployed proxy made anew.
+    Redeploy(Box<Deployed>),
+    /// Another address, other resources of a deployed proxy.
+    Reconfigure(Box<Deployed>),
+    /// Name, site, HTTP proxy of this proxy of the fleet.
+    Settings(String),
+    /// Another version of this proxy of the fleet.
+    Upgrade(String),
+    /// A licence taken in.
+    LicenseImport,
+    /// A licence bound to a proxy.
+    LicenseBind(Box<api::License>),
+    /// A licence freed of one of several proxies.
+    LicenseUnbind(Box<api::License>),
 }
 
 impl FormKind {
     /// Whether two forms are for the same thing, so that a draft fits.
     pub fn same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Job(None), Self::Job(None)) | (Self::Remote, Self::Remote) | (Self::Pool, Self::Pool) => true,
+            (Self::Job(None), Self::Job(None))
+            | (Self::Remote, Self::Remote)
+            | (Self::Pool, Self::Pool)
+            | (Self::Deploy, Self::Deploy)
+            | (Self::LicenseImport, Self::LicenseImport) => true,
             (Self::Job(Some(a)), Self::Job(Some(b))) => a.id == b.id,
             (Self::Restore(a), Self::Restore(b)) => a.id == b.id,
+            (Self::Redeploy(a), Self::Redeploy(b)) | (Self::Reconfigure(a), Self::Reconfigure(b)) => a.id == b.id,
+            (Self::Settings(a), Self::Settings(b)) | (Self::Upgrade(a), Self::Upgrade(b)) => a == b,
+            (Self::LicenseBind(a), Self::LicenseBind(b)) | (Self::LicenseUnbind(a), Self::LicenseUnbind(b)) => a.id == b.id,
             _ => false,
         }
     }
@@ -71,144 +108,30 @@ pub struct Preview {
     pub answer: Option<Result<api::SchedulePreview, ErrorReport>>,
 }
 
-/// A field.
+/// The last page of a form: what would be done. Nothing has been touched before it is accepted.
 #[derive(Debug, Clone, PartialEq)]
-pub struct FormField {
-    /// Its name in the program.
-    pub id: &'static str,
-    /// Its name on the screen.
-    pub label: &'static str,
-    /// What it is for.
-    pub help: &'static str,
-    /// What it holds.
-    pub value: Value,
-    /// What is wrong with it.
-    pub error: Option<String>,
-    /// Whether a person changed it: then no default replaces it.
-    pub touched: bool,
-    /// Whether it makes no sense now.
-    pub hidden: bool,
-}
-
-/// What a field holds.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Value {
-    /// A line; empty means the default shown.
-    Text {
-        /// The line.
-        text: Text,
-        /// What empty means.
-        default: String,
-        /// Whether it is not to be shown.
-        secret: bool,
-    },
-    /// One of some.
-    Choice {
-        /// All.
-        options: Vec<Choice>,
-        /// Id of the chosen one.
-        chosen: Option<String>,
-    },
-    /// Any of some.
-    Many {
-        /// All.
-        options: Vec<Choice>,
-        /// Ids of the chosen ones.
-        chosen: Vec<String>,
-        /// What is typed to find one.
-        filter: Text,
-        /// Position among those that match.
-        cursor: usize,
-    },
-}
-
-/// An option of a field.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Choice {
-    /// Its id.
-    pub id: String,
-    /// Its name.
-    pub label: String,
-    /// More about it.
-    pub note: String,
-}
-
-impl Choice {
-    /// An option.
-    pub fn new(id: impl Into<String>, label: impl Into<String>, note: impl Into<String>) -> Self {
-        Self { id: id.into(), label: label.into(), note: note.into() }
-    }
-}
-
-impl FormField {
-    fn new(id: &'static str, label: &'static str, help: &'static str, value: Value) -> Self {
-        Self { id, label, help, value, error: None, touched: false, hidden: false }
-    }
-
-    /// A line of text; `default` is what empty means.
-    pub fn text(id: &'static str, label: &'static str, help: &'static str, default: &str) -> Self {
-        Self::new(id, label, help, Value::Text { text: Text::default(), default: default.into(), secret: false })
-    }
-
-    /// A line that is not shown.
-    pub fn secret(id: &'static str, label: &'static str, help: &'static str) -> Self {
-        Self::new(id, label, help, Value::Text { text: Text::default(), default: String::new(), secret: true })
-    }
-
-    /// One of some.
-    pub fn choice(id: &'static str, label: &'static str, help: &'static str, options: Vec<Choice>, chosen: Option<&str>) -> Self {
-        Self::new(id, label, help, Value::Choice { options, chosen: chosen.map(str::to_owned) })
-    }
-
-    /// Any of some.
-    pub fn many(id: &'static str, label: &'static str, help: &'static str) -> Self {
-        Self::new(id, label, help, Value::Many { options: Vec::new(), chosen: Vec::new(), filter: Text::default(), cursor: 0 })
-    }
-
-    /// With a text already in it.
-    #[must_use]
-    pub fn holding(mut self, value: impl Into<String>) -> Self {
-        if let Value::Text { text, .. } = &mut self.value {
-            *text = Text::with(value);
-        }
-        self
-    }
-}
-
-impl Value {
-    /// Positions of the options that match what is typed, best first.
-    pub fn hits(&self) -> Vec<usize> {
-        match self {
-            Self::Text { .. } => Vec::new(),
-            Self::Choice { options, .. } => (0..options.len()).collect(),
-            Self::Many { options, filter, .. } => {
-                let mut query = Query::new(filter.text());
-                let mut hits: Vec<(u32, usize)> =
-                    options.iter().enumerate().filter_map(|(at, option)| Some((query.score(&option.label)?, at))).collect();
-                hits.sort_by_key(|(score, at)| (std::cmp::Reverse(*score), *at));
-                hits.into_iter().map(|(_, at)| at).collect()
-            }
-        }
-    }
-}
-
-/// What a key did to a form.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keyed {
-    /// Nothing.
-    Ignored,
-    /// Something is different.
-    Changed,
-    /// Only the cursor.
-    Moved,
-    /// It was Enter on the last field.
-    Submit,
+pub struct Review {
+    /// What the proxy says it would do.
+    pub review: DeployReview,
+    /// First line shown.
+    pub scroll: usize,
 }
 
 impl Form {
     /// An empty form.
     pub fn new(kind: FormKind, title: impl Into<String>, fields: Vec<FormField>) -> Self {
-        Self { kind, title: title.into(), fields, focus: 0, changed: false, submitting: None, error: None, preview: None }
+        Self {
+            kind,
+            title: title.into(),
+            fields,
+            focus: 0,
+            changed: false,
+            submitting: None,
+            error: None,
+            refusals: Vec::new(),
+            preview: None,
+            review: None,
+        }
     }
 
     fn at(&self, id: &str) -> Option<usize> {
@@ -245,6 +168,14 @@ impl Form {
         match self.field(id).map(|field| &field.value) {
             Some(Value::Text { text, .. }) if !text.text().trim().is_empty() => Some(text.text().trim().to_owned()),
             _ => None,
+        }
+    }
+
+    /// What was pasted into a field.
+    fn pasted(&self, id: &str) -> &str {
+        match self.field(id).map(|field| &field.value) {
+            Some(Value::Pasted(text)) => text,
+            _ => "",
         }
     }
 
@@ -285,7 +216,7 @@ impl Form {
             match &mut field.value {
                 Value::Choice { chosen, .. } => *chosen = value,
                 Value::Many { chosen, .. } => *chosen = value.into_iter().collect(),
-                Value::Text { .. } => {}
+                Value::Text { .. } | Value::Pasted(_) => {}
             }
         }
     }
@@ -301,7 +232,7 @@ impl Form {
         }
         match &mut field.value {
             Value::Choice { options, .. } | Value::Many { options, .. } => *options = new,
-            Value::Text { .. } => {}
+            Value::Text { .. } | Value::Pasted(_) => {}
         }
     }
 
@@ -319,131 +250,56 @@ impl Form {
         }
     }
 
-    /// Moves the keys to the next or previous field that makes sense; answers whether there was one.
-    pub fn step(&mut self, forward: bool) -> bool {
-        let mut at = self.focus;
-        loop {
-            let next = if forward { at + 1 } else { at.wrapping_sub(1) };
-            match self.fields.get(next) {
-                None => return false,
-                Some(field) if field.hidden => at = next,
-                Some(_) => {
-                    self.focus = next;
-                    return true;
-                }
-            }
-        }
-    }
-
-    /// Takes a key that is no action of the form.
-    pub fn key(&mut self, key: Key) -> Keyed {
-        if key.code == Code::Enter && !key.ctrl && !key.alt {
-            return self.enter();
-        }
-        let Some(field) = self.fields.get_mut(self.focus) else { return Keyed::Ignored };
-        let keyed = match &mut field.value {
-            Value::Text { text, .. } => {
-                let before = text.text().to_owned();
-                match text.key(key) {
-                    true if before != text.text() => Keyed::Changed,
-                    true => Keyed::Moved,
-                    false => Keyed::Ignored,
-                }
-            }
-            Value::Choice { options, chosen } => choose(options, chosen, key),
-            Value::Many { .. } => Self::key_many(&mut field.value, key),
+    /// Offers options of which one that can be is chosen, unless a person chose.
+    fn offer(&mut self, id: &str, options: Vec<Choice>) {
+        let able = |id: &String| options.iter().any(|option| option.id == *id && option.why_not.is_none());
+        let first = options.iter().find(|option| option.why_not.is_none()).map(|option| option.id.clone());
+        let stays = match self.field(id) {
+            Some(FormField { value: Value::Choice { chosen: Some(chosen), .. }, touched, .. }) => *touched || able(chosen),
+            _ => false,
         };
-        if keyed == Keyed::Changed {
-            field.touched = true;
-            field.error = None;
-            self.changed = true;
-            self.error = None;
-        }
-        keyed
-    }
-
-    fn key_many(value: &mut Value, key: Key) -> Keyed {
-        let hits = value.hits();
-        let Value::Many { options, chosen, filter, cursor } = value else { return Keyed::Ignored };
-        if key.typed() == Some(' ') {
-            let Some(option) = hits.get(*cursor).and_then(|at| options.get(*at)) else { return Keyed::Ignored };
-            toggle(chosen, &option.id);
-            // The cursor stays on what was just chosen when the filter goes.
-            *cursor = if filter.is_empty() { *cursor } else { hits[*cursor] };
-            filter.clear();
-            return Keyed::Changed;
-        }
-        if filter.key(key) {
-            *cursor = 0;
-            return Keyed::Moved;
-        }
-        Keyed::Ignored
-    }
-
-    /// Moves inside the options of the focused field; answers false at their end, where the keys go on to the next field.
-    pub fn move_option(&mut self, down: bool) -> bool {
-        let Some(field) = self.fields.get_mut(self.focus) else { return false };
-        let hits = field.value.hits().len();
-        let Value::Many { cursor, .. } = &mut field.value else { return false };
-        if down && *cursor + 1 < hits {
-            *cursor += 1;
-            true
-        } else if !down && *cursor > 0 {
-            *cursor -= 1;
-            true
-        } else {
-            false
+        self.set_options(id, options, true);
+        if let Some(FormField { value: Value::Choice { chosen, .. }, .. }) = self.field_mut(id)
+            && (!stays || chosen.is_none())
+        {
+            *chosen = first;
         }
     }
 
-    fn enter(&mut self) -> Keyed {
-        let Some(field) = self.fields.get_mut(self.focus) else { return Keyed::Ignored };
-        let hits = field.value.hits();
-        if let Value::Many { options, chosen, filter, cursor } = &mut field.value {
-            let pick = !filter.is_empty() || chosen.is_empty();
-            if pick && let Some(option) = hits.get(*cursor).and_then(|at| options.get(*at)) {
-                let searched = !filter.is_empty();
-                if !chosen.contains(&option.id) {
-                    chosen.push(option.id.clone());
-                }
-                if searched {
-                    *cursor = hits[*cursor];
-                    filter.clear();
-                }
-                field.touched = true;
-                field.error = None;
-                self.changed = true;
-                if searched {
-                    return Keyed::Changed;
-                }
-                self.step(true);
-                return Keyed::Changed;
-            }
+    /// The option chosen in a field.
+    fn option(&self, id: &str) -> Option<&Choice> {
+        match self.field(id).map(|field| &field.value) {
+            Some(Value::Choice { options, chosen: Some(id) }) => options.iter().find(|option| option.id == *id),
+            _ => None,
         }
-        if self.step(true) { Keyed::Moved } else { Keyed::Submit }
     }
 
-    /// Takes pasted text.
-    pub fn paste(&mut self, pasted: &str) {
-        let Some(field) = self.fields.get_mut(self.focus) else { return };
-        match &mut field.value {
-            Value::Text { text, .. } => {
-                text.paste(pasted);
-                field.touched = true;
-                field.error = None;
-                self.changed = true;
-            }
-            Value::Many { filter, cursor, .. } => {
-                filter.paste(pasted);
-                *cursor = 0;
-            }
-            Value::Choice { .. } => {}
+    /// Says something beside a field.
+    fn note(&mut self, id: &str, note: Option<(super::rich::Role, String)>) {
+        if let Some(field) = self.field_mut(id) {
+            field.note = note;
         }
+    }
+
+    /// What is wrong with a field, as it is to be shown.
+    pub fn trouble<'a>(&'a self, field: &'a FormField) -> Option<&'a str> {
+        let refused = || self.refusals.iter().find(|fault| fault.field == field.id).map(|fault| fault.message.as_str());
+        field.error.as_deref().or_else(refused)
     }
 
     /// What sending it does, in one word.
     pub fn verb(&self) -> &'static str {
-        if matches!(self.kind, FormKind::Restore(_)) { "restore" } else { "save" }
+        match self.kind {
+            FormKind::Restore(_) => "restore",
+            FormKind::Deploy => "review",
+            FormKind::Redeploy(_) => "redeploy",
+            FormKind::Reconfigure(_) => "change",
+            FormKind::Upgrade(_) => "upgrade",
+            FormKind::LicenseImport => "import",
+            FormKind::LicenseBind(_) => "bind",
+            FormKind::LicenseUnbind(_) => "free",
+            _ => "save",
+        }
     }
 
     /// Name of the proxy the form is for.
@@ -453,11 +309,17 @@ impl Form {
 
     /// Brings options and defaults up to date with what is known.
     pub fn sync(&mut self, state: &State) {
-        match self.kind {
+        match &self.kind {
             FormKind::Job(_) => job::sync(self, state),
             FormKind::Remote => remote::sync(self, state),
             FormKind::Pool => pool::sync(self, state),
             FormKind::Restore(_) => restore::sync(self, state),
+            FormKind::Deploy => deploy::sync(self, state),
+            FormKind::Redeploy(deployed) => redeploy::sync(self, state, &deployed.clone()),
+            FormKind::Reconfigure(_) => reconfigure::sync(self),
+            FormKind::Settings(_) => settings::sync(self),
+            FormKind::LicenseImport | FormKind::LicenseBind(_) => license::sync(self, state),
+            FormKind::Upgrade(_) | FormKind::LicenseUnbind(_) => {}
         }
     }
 
@@ -466,11 +328,17 @@ impl Form {
         if field.hidden {
             return None;
         }
-        match self.kind {
+        match &self.kind {
             FormKind::Job(_) => job::fault(self, state, field.id),
             FormKind::Remote => remote::fault(self, field.id),
             FormKind::Pool => pool::fault(self, field.id),
             FormKind::Restore(_) => restore::fault(self, field.id),
+            FormKind::Deploy => deploy::fault(self, state, field.id),
+            FormKind::Redeploy(_) => redeploy::fault(self, field.id),
+            FormKind::Reconfigure(deployed) => reconfigure::fault(self, deployed, field.id),
+            FormKind::Settings(_) => settings::fault(self, field.id),
+            FormKind::Upgrade(_) => upgrade::fault(self, field.id),
+            FormKind::LicenseImport | FormKind::LicenseBind(_) | FormKind::LicenseUnbind(_) => license::fault(self, field.id),
         }
     }
 
@@ -494,15 +362,33 @@ impl Form {
         first.is_none()
     }
 
-    /// The request the form makes, and the proxy it goes to. Only for a form that was checked.
-    pub fn request(&self) -> (String, Request) {
-        let request = match &self.kind {
-            FormKind::Job(before) => job::request(self, before.as_deref()),
-            FormKind::Remote => remote::request(self),
-            FormKind::Pool => pool::request(self),
-            FormKind::Restore(point) => restore::request(self, point),
+    /// Checks what a person has changed, while it is being typed.
+    fn check_touched(&mut self, state: &State) {
+        for at in 0..self.fields.len() {
+            let field = &self.fields[at];
+            if field.touched || field.error.is_some() {
+                self.fields[at].error = self.fault(state, field);
+            }
+        }
+    }
+
+    /// What the form asks for, and the proxy it goes to. Only for a form that was checked.
+    pub fn request(&self) -> Option<(String, Ask)> {
+        let ask: Ask = match &self.kind {
+            FormKind::Job(before) => job::request(self, before.as_deref()).into(),
+            FormKind::Remote => remote::request(self).into(),
+            FormKind::Pool => pool::request(self).into(),
+            FormKind::Restore(point) => restore::request(self, point).into(),
+            FormKind::Deploy => deploy::request(self)?.into(),
+            FormKind::Redeploy(deployed) => redeploy::request(self, deployed).into(),
+            FormKind::Reconfigure(deployed) => reconfigure::request(self, deployed)?.into(),
+            FormKind::Settings(_) => settings::request(self).into(),
+            FormKind::Upgrade(_) => upgrade::request(self).into(),
+            FormKind::LicenseImport => license::import(self).into(),
+            FormKind::LicenseBind(license) => license::bind(self, license).into(),
+            FormKind::LicenseUnbind(license) => license::unbind(self, license)?.into(),
         };
-        (self.proxy().to_owned(), request)
+        Some((self.proxy().to_owned(), ask))
     }
 
     /// The same as one command line, without secrets.
@@ -512,43 +398,16 @@ impl Form {
             FormKind::Remote => remote::command(self),
             FormKind::Pool => pool::command(self),
             FormKind::Restore(point) => restore::command(self, point),
+            FormKind::Deploy => deploy::command(self),
+            FormKind::Redeploy(deployed) => redeploy::command(self, deployed),
+            FormKind::Reconfigure(deployed) => reconfigure::command(self, deployed),
+            FormKind::Settings(proxy) => settings::command(self, proxy),
+            FormKind::Upgrade(proxy) => upgrade::command(self, proxy),
+            FormKind::LicenseImport => license::import_command(self),
+            FormKind::LicenseBind(license) => license::bind_command(self, "bind", license),
+            FormKind::LicenseUnbind(license) => license::bind_command(self, "unbind", license),
         }
     }
-}
-
-fn toggle(chosen: &mut Vec<String>, id: &str) {
-    match chosen.iter().position(|other| other == id) {
-        Some(at) => {
-            chosen.remove(at);
-        }
-        None => chosen.push(id.to_owned()),
-    }
-}
-
-fn choose(options: &[Choice], chosen: &mut Option<String>, key: Key) -> Keyed {
-    if options.is_empty() {
-        return Keyed::Ignored;
-    }
-    let now = options.iter().position(|option| Some(&option.id) == chosen.as_ref());
-    let count = options.len();
-    let next = match (key.code, key.typed()) {
-        (Code::Right, _) | (_, Some(' ')) => now.map_or(0, |at| (at + 1) % count),
-        (Code::Left, _) => now.map_or(count - 1, |at| (at + count - 1) % count),
-        (Code::Home, _) => 0,
-        (Code::End, _) => count - 1,
-        (_, Some(c)) => {
-            // A letter goes to the next option that begins with it.
-            let from = now.map_or(0, |at| at + 1);
-            let begins = |at: &usize| options[*at].label.to_lowercase().starts_with(c.to_ascii_lowercase());
-            match (from..count).chain(0..from.min(count)).find(begins) {
-                Some(at) => at,
-                None => return Keyed::Ignored,
-            }
-        }
-        _ => return Keyed::Ignored,
-    };
-    *chosen = Some(options[next].id.clone());
-    Keyed::Changed
 }
 
 /// The proxies as options.

@@ -1,7 +1,9 @@
 //! What each screen shows: rows, details, what it needs to know. How it is drawn is the terminal side's matter.
 
 pub mod backups;
+pub mod doctor;
 pub mod jobs;
+pub mod licenses;
 pub mod messages;
 pub mod proxies;
 pub mod remotes;
@@ -38,6 +40,13 @@ pub enum Screen {
     Runs,
     /// What the console told.
     Messages,
+    /// The licences that the proxies hold.
+    Licenses,
+    /// An examination of one proxy.
+    Doctor {
+        /// Which.
+        proxy: String,
+    },
     /// Restore points of one VM.
     Points {
         /// Proxy.
@@ -79,6 +88,8 @@ impl Screen {
             Self::Backups => Context::Backups,
             Self::Runs => Context::Runs,
             Self::Messages => Context::Messages,
+            Self::Licenses => Context::Licenses,
+            Self::Doctor { .. } => Context::Doctor,
             Self::Points { .. } => Context::Points,
             Self::Run { .. } => Context::Run,
             Self::Detail(below) => below.context(),
@@ -89,6 +100,8 @@ impl Screen {
     pub fn crumb(&self, state: &State) -> String {
         match self {
             Self::Messages => "Messages".into(),
+            Self::Licenses => "Licences".into(),
+            Self::Doctor { proxy } => format!("Doctor of {proxy}"),
             Self::Points { name, .. } => name.clone(),
             Self::Run { proxy, run } => {
                 let label = state.proxy(proxy).and_then(|proxy| proxy.live.get(run)).map(|live| live.label.clone());
@@ -102,10 +115,11 @@ impl Screen {
     /// Lists it is made of.
     pub fn needs(&self) -> &'static [ListKind] {
         match self {
-            Self::Proxies => &[ListKind::Pools],
+            Self::Proxies => &[ListKind::Pools, ListKind::Deployed],
             Self::Remotes => &[ListKind::Remotes],
             Self::Jobs => &[ListKind::Jobs, ListKind::Vms, ListKind::Remotes],
-            Self::Transfers | Self::Run { .. } | Self::Messages => &[],
+            Self::Transfers | Self::Run { .. } | Self::Messages | Self::Doctor { .. } => &[],
+            Self::Licenses => &[ListKind::Licenses],
             Self::Backups | Self::Points { .. } => &[ListKind::Points, ListKind::Remotes],
             Self::Runs => &[ListKind::Runs],
             Self::Detail(below) => below.needs(),
@@ -119,6 +133,7 @@ impl Screen {
             Self::Jobs => Some(ListKind::Jobs),
             Self::Backups | Self::Points { .. } => Some(ListKind::Points),
             Self::Runs => Some(ListKind::Runs),
+            Self::Licenses => Some(ListKind::Licenses),
             _ => None,
         }
     }
@@ -127,7 +142,7 @@ impl Screen {
 /// The rows of a screen; none for a page of text.
 pub fn rows<'a>(state: &'a State, screen: &'a Screen) -> Option<Box<dyn Rows + 'a>> {
     Some(match screen {
-        Screen::Proxies => Box::new(proxies::ProxyRows(state)),
+        Screen::Proxies => Box::new(proxies::ProxyRows::new(state)),
         Screen::Remotes => Box::new(remotes::RemoteRows(state)),
         Screen::Jobs => Box::new(jobs::JobRows(state)),
         Screen::Transfers => Box::new(transfers::TransferRows::new(state)),
@@ -136,6 +151,8 @@ pub fn rows<'a>(state: &'a State, screen: &'a Screen) -> Option<Box<dyn Rows + '
         Screen::Runs => Box::new(runs::RunRows(state)),
         Screen::Run { proxy, run } => Box::new(run::TaskRows::new(state, proxy, run)),
         Screen::Messages => Box::new(messages::MessageRows(state)),
+        Screen::Licenses => Box::new(licenses::LicenseRows(state)),
+        Screen::Doctor { proxy } => Box::new(doctor::CheckRows::new(state, proxy)),
         Screen::Detail(_) => return None,
     })
 }
@@ -144,7 +161,7 @@ pub fn rows<'a>(state: &'a State, screen: &'a Screen) -> Option<Box<dyn Rows + '
 pub fn version(state: &State, screen: &Screen) -> u64 {
     let sum = |of: &dyn Fn(&Proxy) -> u64| state.proxies.iter().map(of).sum::<u64>();
     match screen {
-        Screen::Proxies => sum(&|proxy| proxy.version + proxy.pools.version),
+        Screen::Proxies => sum(&|proxy| proxy.version + proxy.pools.version + proxy.deployed.version),
         Screen::Remotes => sum(&|proxy| proxy.remotes.version + proxy.tests.len() as u64),
         Screen::Jobs => sum(&|proxy| proxy.jobs.version + proxy.vms.version + proxy.remotes.version),
         Screen::Backups | Screen::Points { .. } => sum(&|proxy| proxy.points.version),
@@ -152,6 +169,8 @@ pub fn version(state: &State, screen: &Screen) -> u64 {
         Screen::Transfers => sum(&|proxy| proxy.version + proxy.live.values().map(|live| live.cursor).sum::<u64>()),
         Screen::Run { proxy, run } => state.proxy(proxy).and_then(|proxy| proxy.live.get(run)).map_or(0, |live| live.cursor + 1),
         Screen::Messages => state.notices.count,
+        Screen::Licenses => sum(&|proxy| proxy.licenses.version),
+        Screen::Doctor { proxy } => state.proxy(proxy).map_or(0, |proxy| proxy.version),
         Screen::Detail(below) => version(state, below),
     }
 }
@@ -169,6 +188,8 @@ pub fn details(state: &State, screen: &Screen) -> Vec<Line> {
         Screen::Runs => runs::details(state, row),
         Screen::Run { proxy, run } => run::details(state, proxy, run, row),
         Screen::Messages => messages::details(state, row),
+        Screen::Licenses => licenses::details(state, row),
+        Screen::Doctor { proxy } => doctor::details(state, proxy, row),
         Screen::Detail(below) => details(state, below),
     }
 }
@@ -178,6 +199,8 @@ pub fn summary(state: &State, screen: &Screen) -> Option<Line> {
     match screen {
         Screen::Transfers => Some(transfers::summary(state)),
         Screen::Run { proxy, run } => run::summary(state, proxy, run),
+        Screen::Doctor { proxy } => doctor::summary(state, proxy),
+        Screen::Licenses => freshness(state, screen).or_else(|| licenses::summary(state)),
         _ => freshness(state, screen),
     }
 }
@@ -264,6 +287,8 @@ pub fn empty(state: &State, screen: &Screen) -> Vec<Line> {
         Screen::Runs => vec![Line::text("Nothing has run yet.")],
         Screen::Run { .. } => vec![Line::of(Role::Muted, "No task yet.")],
         Screen::Messages => vec![Line::text("Nothing was told yet.")],
+        Screen::Licenses => licenses::empty(state),
+        Screen::Doctor { .. } => vec![Line::of(Role::Muted, "No line has come yet.")],
         Screen::Proxies | Screen::Detail(_) => Vec::new(),
     }
 }

@@ -1,26 +1,193 @@
-//! All daemons: are they up, what do they do, what went wrong last.
+//! All daemons: are they up, what do they do, what went wrong last. And those deployed that this console cannot reach yet.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
+
+use api::{AddressSpec, Deployed, DeployedState, LogLevel, ProxyStatus, UpgradePhase, UpgradeState};
 
 use super::{connection, error_lines};
+use crate::core::deployed;
 use crate::core::format::{clock, count, moment, span};
 use crate::core::message::Connection;
-use crate::core::rich::{Line, Role, pair, pair_line};
+use crate::core::rich::{Glyph, Line, Role, pair, pair_line};
 use crate::core::state::State;
+use crate::core::store::Proxy;
 use crate::core::table::{Column, Rows, SortKey};
 
+/// What stands in a row.
+#[derive(Debug, Clone, Copy)]
+pub enum Found<'a> {
+    /// A proxy of this console.
+    Known(&'a Proxy),
+    /// One that this proxy deployed, and that this console does not know how to reach.
+    Stranger(&'a Proxy, &'a Deployed),
+}
+
+impl<'a> Found<'a> {
+    fn name(&self) -> &'a str {
+        match self {
+            Self::Known(proxy) => proxy.name(),
+            Self::Stranger(_, deployed) => &deployed.name,
+        }
+    }
+
+    fn status(&self) -> Option<&'a ProxyStatus> {
+        match self {
+            Self::Known(proxy) => proxy.status.as_ref(),
+            Self::Stranger(..) => None,
+        }
+    }
+}
+
+/// What stands in a row of the screen.
+pub fn at(state: &State, row: usize) -> Option<Found<'_>> {
+    match state.proxies.get(row) {
+        Some(proxy) => Some(Found::Known(proxy)),
+        None => {
+            let strangers = deployed::strangers(state);
+            strangers.get(row - state.proxies.len()).map(|(deployer, deployed)| Found::Stranger(deployer, deployed))
+        }
+    }
+}
+
 /// Rows of the screen.
-pub struct ProxyRows<'a>(pub &'a State);
+pub struct ProxyRows<'a> {
+    state: &'a State,
+    strangers: Vec<(&'a Proxy, &'a Deployed)>,
+}
+
+impl<'a> ProxyRows<'a> {
+    /// The proxies, then the strangers.
+    pub fn new(state: &'a State) -> Self {
+        Self { state, strangers: deployed::strangers(state) }
+    }
+
+    fn at(&self, row: usize) -> Option<Found<'a>> {
+        let count = self.state.proxies.len();
+        match self.state.proxies.get(row) {
+            Some(proxy) => Some(Found::Known(proxy)),
+            None => self.strangers.get(row - count).map(|(deployer, deployed)| Found::Stranger(deployer, deployed)),
+        }
+    }
+}
 
 const COLUMNS: &[Column] = &[
     Column::new("State", 12, 12, 0),
     Column::new("Proxy", 10, 24, 0),
     Column::new("Site", 6, 16, 2),
-    Column::new("Version", 7, 10, 3),
+    Column::new("Version", 13, 24, 3),
     Column::new("Runs", 4, 4, 1).right(),
     Column::new("Speed", 12, 12, 1).right(),
     Column::new("Last error", 12, 200, 2),
 ];
+
+/// Whether an upgrade goes on.
+pub fn under_way(phase: UpgradePhase) -> bool {
+    matches!(phase, UpgradePhase::Draining | UpgradePhase::Swapping)
+}
+
+/// A phase of an upgrade in words.
+fn phase(upgrade: &UpgradeState) -> (Glyph, Role, String) {
+    let to = &upgrade.to;
+    match upgrade.phase {
+        UpgradePhase::Draining => (Glyph::Running, Role::Running, format!("to {to}: waits for running transfers")),
+        UpgradePhase::Swapping => (Glyph::Running, Role::Running, format!("to {to}: the new version starts and checks itself")),
+        UpgradePhase::Done => (Glyph::Ok, Role::Ok, format!("from {} to {to}: done", upgrade.from)),
+        UpgradePhase::RolledBack => (Glyph::Error, Role::Error, format!("to {to}: did not work, {} runs again", upgrade.from)),
+        UpgradePhase::Failed => (Glyph::Error, Role::Error, format!("to {to}: given up, {} goes on", upgrade.from)),
+    }
+}
+
+/// What to tell when an upgrade has come to its end between two states.
+pub fn upgraded(proxy: &Proxy, now: &ProxyStatus, since: i64) -> Option<(LogLevel, String)> {
+    let before = proxy.status.as_ref().and_then(|status| status.upgrade.as_ref());
+    let upgrade = now.upgrade.as_ref().filter(|upgrade| !under_way(upgrade.phase) && upgrade.since >= since)?;
+    if before.is_some_and(|before| before.phase == upgrade.phase && before.since == upgrade.since) {
+        return None;
+    }
+    let (_, _, words) = phase(upgrade);
+    let why = upgrade.error.as_ref().map(|error| format!("; {}", error.message)).unwrap_or_default();
+    let level = if upgrade.phase == UpgradePhase::Done { LogLevel::Info } else { LogLevel::Error };
+    Some((level, format!("Upgrade of {} {words}{why}", proxy.name())))
+}
+
+/// The numbers a version begins with.
+fn numbers(version: &str) -> Vec<u64> {
+    version.split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect()
+}
+
+/// How a proxy's version stands to this console's, where they differ.
+fn skew(version: &str, console: &str) -> Option<&'static str> {
+    match numbers(version).cmp(&numbers(console)) {
+        Ordering::Less => Some("older"),
+        Ordering::Greater => Some("newer"),
+        Ordering::Equal if version != console => Some("differs"),
+        Ordering::Equal => None,
+    }
+}
+
+fn version_cell(status: &ProxyStatus, console: &str) -> Line {
+    let channel = status.channel.as_deref().filter(|channel| *channel != "stable").map(|channel| format!(" {channel}"));
+    let version = format!("{}{}", status.version, channel.unwrap_or_default());
+    match skew(&status.version, console) {
+        Some(word) => Line::state(Glyph::Warn, Role::Warn, format!("{version} {word}")),
+        None => Line::of(Role::Muted, version),
+    }
+}
+
+/// Whether it can be reached and what it is at, as symbol and word.
+fn state_of(state: &State, found: &Found<'_>) -> Line {
+    let changing = |deployed: &Deployed| match deployed.state {
+        DeployedState::Ready => None,
+        other => Some(Line::state(Glyph::Running, Role::Running, deployed::word(other))),
+    };
+    match found {
+        Found::Stranger(_, deployed) => {
+            changing(deployed).unwrap_or_else(|| Line::state(Glyph::Waiting, Role::Warn, "not added"))
+        }
+        Found::Known(proxy) => {
+            if let Some(line) = deployed::of(state, proxy).and_then(|(_, deployed)| changing(deployed)) {
+                return line;
+            }
+            let Some(status) = proxy.status.as_ref().filter(|_| proxy.live()) else { return connection(proxy) };
+            if status.upgrade.as_ref().is_some_and(|upgrade| under_way(upgrade.phase)) {
+                Line::state(Glyph::Running, Role::Running, "upgrading")
+            } else if status.draining {
+                Line::state(Glyph::Off, Role::Warn, "draining")
+            } else {
+                connection(proxy)
+            }
+        }
+    }
+}
+
+/// The most important thing that is wrong.
+fn trouble(state: &State, found: &Found<'_>) -> Line {
+    let proxy = match found {
+        Found::Known(proxy) => proxy,
+        Found::Stranger(deployer, deployed) => {
+            let words = match deployed.state {
+                DeployedState::Ready => format!("deployed by {}; p adds it to this console", deployer.name()),
+                _ => format!("by {}; 4 shows how far it is", deployer.name()),
+            };
+            return Line::of(Role::Hint, words);
+        }
+    };
+    match &proxy.connection {
+        Connection::Retrying { error, .. } => return Line::of(Role::Warn, &error.message),
+        Connection::Refused { error, .. } => return Line::of(Role::Error, &error.message),
+        _ => {}
+    }
+    let Some(status) = &proxy.status else { return Line::new() };
+    if let Some(fault) = status.licensing.fault.as_ref().filter(|_| status.licensing.required) {
+        return Line::of(Role::Error, format!("licence: {fault}"));
+    }
+    match &status.last_error {
+        Some(last) => Line::of(Role::Muted, format!("{} ", moment(last.at, state.now, &state.settings.zone)))
+            .and(Role::Error, &last.error.message),
+        None => Line::new(),
+    }
+}
 
 impl Rows for ProxyRows<'_> {
     fn columns(&self) -> &'static [Column] {
@@ -28,41 +195,39 @@ impl Rows for ProxyRows<'_> {
     }
 
     fn len(&self) -> usize {
-        self.0.proxies.len()
+        self.state.proxies.len() + self.strangers.len()
     }
 
     fn id(&self, row: usize) -> Cow<'_, str> {
-        Cow::Borrowed(self.0.proxies[row].name())
+        match self.at(row) {
+            Some(Found::Known(proxy)) => Cow::Borrowed(proxy.name()),
+            // The same once it is known: a selected stranger stays selected.
+            Some(Found::Stranger(_, deployed)) => Cow::Borrowed(&deployed.name),
+            None => Cow::Borrowed(""),
+        }
     }
 
     fn cell(&self, row: usize, column: usize) -> Line {
-        let proxy = &self.0.proxies[row];
-        let status = proxy.status.as_ref();
-        match column {
-            0 => connection(proxy),
-            1 => Line::text(proxy.name()),
-            2 => Line::text(status.and_then(|status| status.site.as_deref()).unwrap_or("")),
-            3 => Line::of(Role::Muted, status.map_or("", |status| &status.version)),
-            4 => Line::text(status.map_or_else(String::new, |status| status.running.len().to_string())),
-            5 => match status.filter(|status| status.bytes_per_second > 0 && proxy.live()) {
+        let Some(found) = self.at(row) else { return Line::new() };
+        let status = found.status();
+        match (column, &found) {
+            (0, _) => state_of(self.state, &found),
+            (1, _) => Line::text(found.name()),
+            (2, Found::Stranger(_, deployed)) => Line::text(deployed.spec.site.as_deref().unwrap_or(&deployed.pool_name)),
+            (2, _) => Line::text(status.and_then(|status| status.site.as_deref()).unwrap_or("")),
+            (3, _) => status.map_or_else(Line::new, |status| version_cell(status, &self.state.settings.version)),
+            (4, _) => Line::text(status.map_or_else(String::new, |status| status.running.len().to_string())),
+            (5, Found::Known(proxy)) => match status.filter(|status| status.bytes_per_second > 0 && proxy.live()) {
                 Some(status) => Line::of(Role::Running, api::format_rate(status.bytes_per_second)),
                 None => Line::new(),
             },
-            _ => match &proxy.connection {
-                Connection::Retrying { error, .. } => Line::of(Role::Warn, &error.message),
-                Connection::Refused { error, .. } => Line::of(Role::Error, &error.message),
-                _ => match status.and_then(|status| status.last_error.as_ref()) {
-                    Some(last) => Line::of(Role::Muted, format!("{} ", moment(last.at, self.0.now, &self.0.settings.zone)))
-                        .and(Role::Error, &last.error.message),
-                    None => Line::new(),
-                },
-            },
+            (5, _) => Line::new(),
+            _ => trouble(self.state, &found),
         }
     }
 
     fn sort_key(&self, row: usize, column: usize) -> SortKey {
-        let proxy = &self.0.proxies[row];
-        let status = proxy.status.as_ref();
+        let status = self.at(row).and_then(|found| found.status());
         match column {
             4 => SortKey::amount(status.map_or(0, |status| status.running.len() as u64)),
             5 => SortKey::amount(status.map_or(0, |status| status.bytes_per_second)),
@@ -71,21 +236,33 @@ impl Rows for ProxyRows<'_> {
     }
 
     fn haystack(&self, row: usize) -> String {
-        let proxy = &self.0.proxies[row];
-        let site = proxy.status.as_ref().and_then(|status| status.site.as_deref()).unwrap_or("");
-        format!("{} {site} {}", proxy.name(), connection(proxy).plain())
+        (0..3).map(|column| self.cell(row, column).plain()).collect::<Vec<_>>().join(" ")
     }
 
     fn stale(&self, row: usize) -> bool {
-        !self.0.proxies[row].live()
+        matches!(self.at(row), Some(Found::Known(proxy)) if !proxy.live())
     }
 }
 
 /// The selected proxy in full.
 pub fn details(state: &State, row: usize) -> Vec<Line> {
-    let Some(proxy) = state.proxies.get(row) else { return Vec::new() };
+    match at(state, row) {
+        Some(Found::Known(proxy)) => known_details(state, proxy),
+        Some(found @ Found::Stranger(deployer, deployed)) => {
+            let mut lines = vec![pair_line("State", state_of(state, &found))];
+            lines.extend(deployed_details(state, deployer, deployed));
+            if deployed.state == DeployedState::Ready {
+                lines.push(Line::of(Role::Hint, "p adds it to this console"));
+            }
+            lines
+        }
+        None => Vec::new(),
+    }
+}
+
+fn known_details(state: &State, proxy: &Proxy) -> Vec<Line> {
     let zone = &state.settings.zone;
-    let mut lines = vec![pair_line("State", connection(proxy)), pair("Address", &proxy.entry.url)];
+    let mut lines = vec![pair_line("State", state_of(state, &Found::Known(proxy))), pair("Address", &proxy.entry.url)];
     match &proxy.connection {
         Connection::Retrying { error, next } => {
             lines.push(pair("Next try", clock(*next, state.now, zone)));
@@ -98,19 +275,11 @@ pub fn details(state: &State, row: usize) -> Vec<Line> {
         lines.push(pair("Data as of", clock(seen, state.now, zone)));
     }
     if let Some(status) = &proxy.status {
-        lines.push(pair("Site", status.site.as_deref().unwrap_or("")));
-        lines.push(pair("Version", &status.version));
-        lines.push(pair("Up", span(state.now - status.started_at)));
-        lines.push(pair("Certificate", &status.fingerprint));
-        lines.push(pair("Running", count(status.running.len(), "run")));
-        for run in &status.running {
-            lines.push(Line::of(Role::Running, format!("  {}", run.label)));
-        }
-        if let Some(last) = &status.last_error {
-            lines.push(Line::new());
-            lines.push(Line::of(Role::Muted, format!("Last error, {}", moment(last.at, state.now, zone))));
-            lines.extend(error_lines(&last.error));
-        }
+        lines.extend(status_details(state, status));
+    }
+    if let Some((deployer, deployed)) = deployed::of(state, proxy) {
+        lines.push(Line::new());
+        lines.extend(deployed_details(state, deployer, deployed));
     }
     if !proxy.pools.items.is_empty() {
         lines.push(Line::new());
@@ -130,4 +299,133 @@ pub fn details(state: &State, row: usize) -> Vec<Line> {
         lines.push(pair("Pools", "none; a adds one"));
     }
     lines
+}
+
+fn status_details(state: &State, status: &ProxyStatus) -> Vec<Line> {
+    let zone = &state.settings.zone;
+    let mut version = status.version.clone();
+    if let Some(channel) = &status.channel {
+        version.push_str(&format!(", {channel}"));
+    }
+    if let Some(build) = &status.build {
+        version.push_str(&format!(", build {build}"));
+    }
+    let mut line = Line::text(version);
+    if let Some(word) = skew(&status.version, &state.settings.version) {
+        line = line.and(
+            Role::Warn,
+            match word {
+                "differs" => format!("; not this console's {}", state.settings.version),
+                word => format!("; {word} than this console, {}", state.settings.version),
+            },
+        );
+    }
+    let mut lines = vec![pair("Site", status.site.as_deref().unwrap_or("")), pair_line("Version", line)];
+    if let Some(upgrade) = &status.upgrade {
+        let (glyph, role, words) = phase(upgrade);
+        lines.push(pair_line("Upgrade", Line::state(glyph, role, words)));
+        if let Some(error) = &upgrade.error {
+            lines.extend(error_lines(error));
+        }
+    }
+    lines.push(pair_line("Licence", licence(&status.licensing)));
+    if status.draining {
+        lines.push(pair_line("Draining", Line::of(Role::Warn, "new runs are held back; o lets them start again")));
+    }
+    lines.push(pair("Up", span(state.now - status.started_at)));
+    lines.push(pair("Certificate", &status.fingerprint));
+    if let Some(until) = status.former_token_until.filter(|until| *until > state.now) {
+        lines.push(pair("Token", format!("the former one is accepted until {}", moment(until, state.now, zone))));
+    }
+    lines.push(pair("Running", count(status.running.len(), "run")));
+    for run in &status.running {
+        lines.push(Line::of(Role::Running, format!("  {}", run.label)));
+    }
+    if let Some(last) = &status.last_error {
+        lines.push(Line::new());
+        lines.push(Line::of(Role::Muted, format!("Last error, {}", moment(last.at, state.now, zone))));
+        lines.extend(error_lines(&last.error));
+    }
+    lines
+}
+
+/// How a proxy stands with licences, as symbol, word and sentence.
+fn licence(licensing: &api::Licensing) -> Line {
+    let (glyph, role) = match (licensing.required, &licensing.fault, &licensing.warning) {
+        (false, ..) => return Line::of(Role::Muted, licensing.word()),
+        (true, Some(_), _) => (Glyph::Error, Role::Error),
+        (true, None, Some(_)) => (Glyph::Warn, Role::Warn),
+        (true, None, None) => (Glyph::Ok, Role::Ok),
+    };
+    let mut words = licensing.word().to_owned();
+    if let Some(why) = licensing.fault.as_ref().or(licensing.warning.as_ref()) {
+        words.push_str(&format!(": {why}"));
+    } else if let Some(id) = &licensing.license {
+        words.push_str(&format!(": {id}"));
+    }
+    Line::state(glyph, role, words)
+}
+
+fn deployed_details(state: &State, deployer: &Proxy, deployed: &Deployed) -> Vec<Line> {
+    let zone = &state.settings.zone;
+    let spec = &deployed.spec;
+    let when = match (deployed.state, deployed.ready_at) {
+        (DeployedState::Ready, Some(at)) => format!("{}, ready since {}", deployer.name(), moment(at, state.now, zone)),
+        (other, _) => format!("{}, {}", deployer.name(), deployed::word(other)),
+    };
+    let address = match &spec.address {
+        AddressSpec::Dhcp => "from the network (DHCP)".to_owned(),
+        AddressSpec::Static { network, .. } => network.to_string(),
+    };
+    let mut lines = vec![
+        pair("Deployed by", when),
+        pair("Pool", &deployed.pool_name),
+        pair("VM", deployed.vm.as_deref().unwrap_or("none yet")),
+        pair(
+            "Resources",
+            format!("{} vCPUs, {}, disk {}", spec.vcpus, api::format_bytes(spec.memory), api::format_bytes(spec.disk)),
+        ),
+        pair("Gets address", address),
+    ];
+    if let Some(url) = &deployed.url {
+        lines.push(pair("Answers at", url));
+    }
+    if let Some(license) = &deployed.license {
+        lines.push(pair("Licence", license));
+    }
+    if let Some(at) = deployed.copied_at {
+        lines.push(pair("State copied", moment(at, state.now, zone)));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_by_their_numbers() {
+        for (version, expected) in [
+            ("0.1.0", None),
+            ("0.2.0", Some("newer")),
+            ("0.0.9", Some("older")),
+            ("0.10.0", Some("newer")),
+            ("0.1.0-rc1", Some("differs")),
+        ] {
+            assert_eq!(skew(version, "0.1.0"), expected, "{version}");
+        }
+    }
+
+    #[test]
+    fn an_upgrade_is_told_once_when_it_ends() {
+        let upgrade = |phase| UpgradeState { phase, from: "1".into(), to: "2".into(), since: 50, error: None };
+        let status = |phase| ProxyStatus { upgrade: Some(upgrade(phase)), ..ProxyStatus::default() };
+        let mut proxy = Proxy { status: Some(status(UpgradePhase::Swapping)), ..Proxy::default() };
+        let done = status(UpgradePhase::RolledBack);
+        let (level, text) = upgraded(&proxy, &done, 10).unwrap();
+        assert!(level == LogLevel::Error && text.contains("1 runs again"), "{text}");
+        assert_eq!(upgraded(&proxy, &done, 60), None, "of before this console began");
+        proxy.status = Some(done.clone());
+        assert_eq!(upgraded(&proxy, &done, 10), None);
+    }
 }

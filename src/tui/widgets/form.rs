@@ -5,6 +5,8 @@ use ratatui::layout::{Position, Rect};
 
 use super::text::{field as input, page};
 use crate::core::format::{count, date_time};
+use crate::core::forms::deploy::review_lines;
+use crate::core::forms::license::pasted_words;
 use crate::core::forms::{Form, FormField, FormKind, Value};
 use crate::core::rich::{Glyph, Line, Role, Span, pair};
 use crate::core::state::State;
@@ -12,9 +14,23 @@ use crate::core::text::{width, wrap};
 use crate::tui::paint::Painter;
 
 const LABEL: u16 = 13;
+/// Rows that what is said of a field may take.
+const SAID: usize = 3;
+
+/// A row of the form as drawn.
+enum Row {
+    /// The field of this position.
+    Field(usize),
+    /// What is said of it, and whether this is the beginning of it.
+    Said(usize, Role, String, bool),
+}
 
 /// Draws it; answers where the cursor stands.
 pub fn draw(painter: &Painter, buffer: &mut Buffer, area: Rect, state: &State, form: &Form) -> Option<Position> {
+    if let Some(review) = &form.review {
+        page(painter, buffer, area, &review_lines(form, review), review.scroll);
+        return None;
+    }
     let command = command_lines(form, usize::from(area.width), area.height);
     let command_height = command.len() as u16;
     let body = Rect { height: area.height.saturating_sub(command_height), ..area };
@@ -23,7 +39,9 @@ pub fn draw(painter: &Painter, buffer: &mut Buffer, area: Rect, state: &State, f
         painter.text(buffer, area.x, body.bottom() + line as u16, area.width, text, style);
     }
     let wide = area.width >= 110;
-    let needed: u16 = form.fields.iter().filter(|field| !field.hidden).map(|field| 1 + u16::from(field.error.is_some())).sum();
+    let columns = if wide { area.width / 2 - 1 } else { area.width };
+    let rows = rows(form, columns);
+    let needed = u16::try_from(rows.len()).unwrap_or(u16::MAX);
     let (fields, pane) = if wide {
         let left = area.width / 2;
         (Rect { width: left - 1, ..body }, Rect { x: body.x + left + 2, width: body.width - left - 2, ..body })
@@ -37,7 +55,7 @@ pub fn draw(painter: &Painter, buffer: &mut Buffer, area: Rect, state: &State, f
     if wide {
         painter.rule(buffer, pane.x - 2, body);
     }
-    let cursor = draw_fields(painter, buffer, fields, form);
+    let cursor = draw_fields(painter, buffer, fields, form, &rows);
     let pane_cursor = draw_pane(painter, buffer, pane, state, form);
     pane_cursor.or(cursor)
 }
@@ -54,26 +72,45 @@ fn command_lines(form: &Form, columns: usize, height: u16) -> Vec<String> {
     lines.into_iter().enumerate().map(|(at, line)| if at == 0 { format!("$ {line}") } else { format!("  {line}") }).collect()
 }
 
-fn draw_fields(painter: &Painter, buffer: &mut Buffer, area: Rect, form: &Form) -> Option<Position> {
-    // Rows of the form as drawn: a field, or the fault of the one above.
-    let mut rows: Vec<(usize, Option<&str>)> = Vec::new();
+/// The form as rows: each field, and under it what is wrong with it or to be known about it.
+fn rows(form: &Form, columns: u16) -> Vec<Row> {
+    let mut rows = Vec::new();
     for (at, field) in form.fields.iter().enumerate().filter(|(_, field)| !field.hidden) {
-        rows.push((at, None));
-        if let Some(error) = &field.error {
-            rows.push((at, Some(error)));
+        rows.push(Row::Field(at));
+        let said = match (form.trouble(field), &field.note) {
+            (Some(trouble), _) => Some((Role::Error, trouble)),
+            (None, Some((role, note))) => Some((*role, note.as_str())),
+            (None, None) => None,
+        };
+        if let Some((role, text)) = said {
+            let room = usize::from(columns.saturating_sub(LABEL + 2)).max(10);
+            let lines = wrap(&crate::core::text::clean(text), room);
+            rows.extend(lines.into_iter().take(SAID).enumerate().map(|(n, line)| Row::Said(at, role, line, n == 0)));
         }
     }
+    rows
+}
+
+fn draw_fields(painter: &Painter, buffer: &mut Buffer, area: Rect, form: &Form, rows: &[Row]) -> Option<Position> {
+    let of = |row: &Row| match row {
+        Row::Field(at) | Row::Said(at, ..) => *at,
+    };
     let height = usize::from(area.height);
-    let focus = rows.iter().rposition(|(at, _)| *at == form.focus).unwrap_or(0);
+    let focus = rows.iter().rposition(|row| of(row) == form.focus).unwrap_or(0);
     let first = (focus + 1).saturating_sub(height);
     let mut cursor = None;
-    for (line, (at, error)) in rows.iter().skip(first).take(height).enumerate() {
+    for (line, row) in rows.iter().skip(first).take(height).enumerate() {
         let y = area.y + line as u16;
+        let at = &of(row);
         let field = &form.fields[*at];
         let focused = *at == form.focus;
-        if let Some(error) = error {
-            let fault = Line::state(Glyph::Error, Role::Error, error);
-            painter.line(buffer, area.x + LABEL, y, area.width.saturating_sub(LABEL), &fault, None);
+        if let Row::Said(_, role, text, begins) = row {
+            let glyph = match role {
+                Role::Error => Glyph::Error,
+                _ => Glyph::Warn,
+            };
+            let said = if *begins { Line::state(glyph, *role, text) } else { Line::of(*role, format!("  {text}")) };
+            painter.line(buffer, area.x + LABEL, y, area.width.saturating_sub(LABEL), &said, None);
             continue;
         }
         let mark = if focused { painter.glyph(Glyph::Running).to_string() } else { " ".into() };
@@ -91,6 +128,14 @@ fn draw_fields(painter: &Painter, buffer: &mut Buffer, area: Rect, form: &Form) 
             painter.line(buffer, value.x, y, value.width, &value_line(field), None);
         }
     }
+    // More fields than rows: say so where they go on.
+    let last = first + height < rows.len();
+    for (more, glyph, y) in [(first > 0, Glyph::Ascending, area.y), (last, Glyph::Descending, area.bottom().saturating_sub(1))] {
+        if more && area.height > 1 {
+            let mark = painter.glyph(glyph).to_string();
+            painter.text(buffer, area.x + 1, y, 1, &mark, painter.style(Role::Hint));
+        }
+    }
     cursor
 }
 
@@ -101,8 +146,10 @@ fn value_line(field: &FormField) -> Line {
         Value::Text { text, .. } => Line::text(text.text()),
         Value::Choice { options, chosen } => match options.iter().find(|option| Some(&option.id) == chosen.as_ref()) {
             Some(option) => Line::text(&option.label).and(Role::Muted, format!("  {}", option.note)),
-            None => Line::of(Role::Muted, "nothing to choose from yet"),
+            None if options.is_empty() => Line::of(Role::Muted, "nothing to choose from yet"),
+            None => Line::of(Role::Muted, "none chosen"),
         },
+        Value::Pasted(text) => Line::of(Role::Muted, pasted_words(text)),
         Value::Many { options, chosen, .. } => {
             if chosen.is_empty() {
                 return Line::of(Role::Muted, "none chosen");
@@ -196,10 +243,16 @@ fn draw_pane(painter: &Painter, buffer: &mut Buffer, area: Rect, state: &State, 
             let first = (at + 1).saturating_sub(height);
             for (line, option) in options.iter().skip(first).take(height).enumerate() {
                 let is = Some(&option.id) == chosen.as_ref();
-                let glyph = if is { (Glyph::Ok, Role::Accent) } else { (Glyph::Waiting, Role::Muted) };
-                let text = Line(vec![Span::Glyph(glyph.0, glyph.1)])
-                    .and(if is { Role::Accent } else { Role::Text }, format!(" {}", option.label))
-                    .and(Role::Muted, format!("  {}", option.note));
+                let (glyph, mark, role) = match (&option.why_not, is) {
+                    (Some(_), _) => (Glyph::Off, Role::Muted, Role::Muted),
+                    (None, true) => (Glyph::Ok, Role::Accent, Role::Accent),
+                    (None, false) => (Glyph::Waiting, Role::Muted, Role::Text),
+                };
+                let text = Line(vec![Span::Glyph(glyph, mark)]).and(role, format!(" {}", option.label));
+                let text = match &option.why_not {
+                    Some(why) => text.and(Role::Warn, format!("  not now: {why}")),
+                    None => text.and(Role::Muted, format!("  {}", option.note)),
+                };
                 painter.line(buffer, rest.x, rest.y + line as u16, rest.width, &text, None);
             }
             if schedule {
@@ -211,7 +264,7 @@ fn draw_pane(painter: &Painter, buffer: &mut Buffer, area: Rect, state: &State, 
             }
             None
         }
-        Value::Text { .. } => {
+        Value::Text { .. } | Value::Pasted(_) => {
             if schedule {
                 page(painter, buffer, rest, &preview(state, form), 0);
             }
@@ -230,6 +283,10 @@ fn empty_reason(state: &State, form: &Form, id: &str) -> String {
     let (kind, nothing) = match id {
         "vms" => (ListKind::Vms, "This proxy knows no VM. Add a pool to it: Esc, 1, a."),
         "remotes" => (ListKind::Remotes, "This proxy has no remote. Add one: Esc, 2, n."),
+        _ if matches!(form.kind, FormKind::Deploy | FormKind::Redeploy(_)) => match id {
+            "pool" => (ListKind::Options, "This proxy knows no pool. Add one to it: Esc, a."),
+            _ => (ListKind::Options, "Choose a pool first."),
+        },
         "sr" => (ListKind::Srs, "The pools of this proxy offer no storage repository."),
         _ => (ListKind::Pools, "Nothing to choose from."),
     };

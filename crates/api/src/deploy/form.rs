@@ -116,7 +116,7 @@ impl Answers {
 }
 
 /// Bytes as a person writes them: `2 GiB`, `2G`, `2048 MiB`, `2147483648`.
-fn bytes(text: &str) -> Option<u64> {
+pub fn bytes(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let amount: f64 = text[..digits].parse().ok()?;

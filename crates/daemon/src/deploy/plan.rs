@@ -130,9 +130,15 @@ fn login(login: Option<&Login>) -> Result<Option<LoginPlan>, Fault> {
         None => None,
         Some(Login::Key { key }) => Some(LoginPlan::Key(key.trim().to_owned())),
         Some(Login::Password { password }) => {
-            let hashed = ShaCrypt::SHA512.hash_password(password.as_bytes()).map_err(|error| {
+            let failed = |error: String| {
                 Fault::Failed(api::ErrorReport::new("PASSWORD", format!("the technician's password cannot be hashed: {error}")))
-            })?;
+            };
+            // Sixteen characters once encoded: of a longer salt crypt(3) reads so many and writes no more, so that no
+            // password would match.
+            let mut salt = [0; 12];
+            getrandom::fill(&mut salt).map_err(|error| failed(error.to_string()))?;
+            let hashed = ShaCrypt::SHA512.hash_password_with_salt(password.as_bytes(), &salt);
+            let hashed = hashed.map_err(|error| failed(error.to_string()))?;
             Some(LoginPlan::PasswordHash(Secret::new(hashed.to_string())))
         }
     })
@@ -147,6 +153,8 @@ mod tests {
         let given = Login::Password { password: "correct horse".into() };
         let Some(LoginPlan::PasswordHash(hash)) = login(Some(&given)).unwrap() else { panic!("no hash") };
         assert!(hash.expose().starts_with("$6$"), "{}", hash.expose());
+        let salt = hash.expose().rsplit('$').nth(1).unwrap();
+        assert_eq!(salt.len(), 16, "crypt(3) reads 16 characters of a salt: {}", hash.expose());
         use sha_crypt::PasswordVerifier;
         sha_crypt::ShaCrypt::SHA512.verify_password(b"correct horse", hash.expose()).unwrap();
     }

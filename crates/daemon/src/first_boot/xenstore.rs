@@ -1,8 +1,8 @@
 //! XenStore, as far as a guest uses it: the keys below `vm-data` of its own domain.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use crate::secrets::write_private;
@@ -94,11 +94,19 @@ impl XenStore for Folder {
 
     fn remove(&self, key: &str) -> Result<(), XenStoreError> {
         let path = self.0.join(key);
-        match std::fs::remove_file(&path) {
+        match overwrite(&path).and_then(|()| std::fs::remove_file(&path)) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(XenStoreError::File { what: "remove", path, source: error }),
             _ => Ok(()),
         }
     }
+}
+
+/// Writes zeros over a file: what was removed only could still be read from the volume it was on.
+fn overwrite(path: &Path) -> std::io::Result<()> {
+    let mut file = std::fs::OpenOptions::new().write(true).open(path)?;
+    let length = file.metadata()?.len();
+    std::io::copy(&mut std::io::repeat(0).take(length), &mut file)?;
+    file.sync_all()
 }
 
 /// The programs that come with Xen's guest tools. No secret is ever an argument of theirs.
@@ -178,6 +186,20 @@ fn failed(program: &'static str, key: &str, output: &Output) -> XenStoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_removed_key_leaves_no_value_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder(dir.path().to_owned());
+        folder.write("a/b", "a secret").unwrap();
+        // Another name of the same file shows what became of its content.
+        let other = dir.path().join("other");
+        std::fs::hard_link(dir.path().join("a/b"), &other).unwrap();
+        folder.remove("a/b").unwrap();
+        assert_eq!(std::fs::read(other).unwrap(), [0; 8]);
+        assert!(folder.read(&["a/b"]).unwrap().is_empty());
+        folder.remove("a/b").unwrap();
+    }
 
     #[test]
     fn the_list_of_the_tools_is_understood() {

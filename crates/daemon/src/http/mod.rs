@@ -6,6 +6,7 @@ mod service;
 mod upload;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -25,10 +26,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// For open answers when the daemon stops.
 const FAREWELL: Duration = Duration::from_secs(3);
 
-/// Accepts connections until told to stop; returns when the last has gone, or was given up.
+/// Accepts connections until told to stop; returns when the last has gone.
+///
+/// Then connections that wait for nothing are closed at once; those to which something is owed get their time, and are cut
+/// off after it.
 pub async fn serve(listener: TcpListener, daemon: Arc<Daemon>, stop: CancellationToken) {
     let room = Arc::new(Semaphore::new(daemon.config.limits.connections));
     let connections = TaskTracker::new();
+    let cut = CancellationToken::new();
     loop {
         // Taken before accepting: what has no room waits in the kernel's queue, not in our memory.
         let place = tokio::select! {
@@ -43,10 +48,13 @@ pub async fn serve(listener: TcpListener, daemon: Arc<Daemon>, stop: Cancellatio
             Ok((stream, peer)) => {
                 // The certificate of now: it may have been renewed since the last connection.
                 let acceptor = TlsAcceptor::from(daemon.certificates.server());
-                let (daemon, stop) = (Arc::clone(&daemon), stop.clone());
+                let (daemon, stop, cut) = (Arc::clone(&daemon), stop.clone(), cut.clone());
                 connections.spawn(async move {
-                    if let Err(error) = converse(stream, acceptor, daemon, stop).await {
-                        tracing::debug!(%peer, error = &*error, "connection ended");
+                    tokio::select! {
+                        ended = converse(stream, acceptor, daemon, stop) => if let Err(error) = ended {
+                            tracing::debug!(%peer, error = &*error, "connection ended");
+                        },
+                        () = cut.cancelled() => tracing::debug!(%peer, "connection cut off"),
                     }
                     drop(place);
                 });
@@ -60,7 +68,10 @@ pub async fn serve(listener: TcpListener, daemon: Arc<Daemon>, stop: Cancellatio
     }
     drop(listener);
     connections.close();
-    let _ = tokio::time::timeout(FAREWELL, connections.wait()).await;
+    if tokio::time::timeout(FAREWELL, connections.wait()).await.is_err() {
+        cut.cancel();
+        connections.wait().await;
+    }
 }
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -68,8 +79,13 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 async fn converse(stream: TcpStream, acceptor: TlsAcceptor, daemon: Arc<Daemon>, stop: CancellationToken) -> Result<(), Error> {
     // Events are small and wanted now.
     stream.set_nodelay(true)?;
-    let stream = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await??;
-    let service = hyper::service::service_fn(move |request| {
+    let stream = tokio::select! {
+        accepted = tokio::time::timeout(PATIENCE, acceptor.accept(stream)) => accepted??,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let asked = AtomicBool::new(false);
+    let service = hyper::service::service_fn(|request| {
+        asked.store(true, Ordering::Relaxed);
         let daemon = Arc::clone(&daemon);
         async move { Ok::<_, std::convert::Infallible>(service::answer(daemon, request).await) }
     });
@@ -81,7 +97,12 @@ async fn converse(stream: TcpStream, acceptor: TlsAcceptor, daemon: Arc<Daemon>,
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => return Ok(ended?),
-        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = stop.cancelled() => {}
     }
+    // Hyper closes a connection at once that waits for its next request; for the first one it would wait on.
+    if !asked.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    connection.as_mut().graceful_shutdown();
     Ok(connection.await?)
 }

@@ -181,6 +181,8 @@ impl Launcher {
             if self.signals.came().await {
                 return Ok(0);
             }
+            // The daemon of a launcher that was killed may take a moment to be gone. One that stays is told of by the new one.
+            drop(StateLock::take(&settings.state_dir, LOCK).await);
             let next = match trial {
                 Some(pending) => self.try_new(&settings, &programs, pending).await?,
                 None => {

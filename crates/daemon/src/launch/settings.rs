@@ -24,10 +24,14 @@ impl Settings {
         let seconds = table.get("upgrade").and_then(|upgrade| upgrade.get("probation_seconds")).and_then(toml::Value::as_integer);
         let seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
         let limit = Duration::from_secs(1)..=LONGEST_PROBATION;
+        let state_dir = base.join(text("state_dir")?);
+        let files = text("token_file").map(|file| base.join(file)).into_iter().chain([state_dir.join("token")]);
+        let tokens = files.filter_map(|file| Some(std::fs::read_to_string(file).ok()?.trim().to_owned()));
+        let secrets = ["token", "http_proxy"].iter().filter_map(|key| text(key)).map(str::to_owned);
         Some(Self {
-            state_dir: base.join(text("state_dir")?),
+            secrets: secrets.chain(tokens).filter(|secret| !secret.is_empty()).collect(),
+            state_dir,
             probation: seconds.filter(|seconds| limit.contains(seconds)).unwrap_or(PROBATION_LIMIT),
-            secrets: ["token", "http_proxy"].iter().filter_map(|key| text(key)).map(str::to_owned).collect(),
         })
     }
 }
@@ -41,7 +45,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("backhauld.toml");
         std::fs::write(&file, "state_dir = \"s\"\nlater = { a = 1 }\n[upgrade]\nprobation_seconds = 7\nlater = true\n").unwrap();
+        std::fs::create_dir(dir.path().join("s")).unwrap();
+        std::fs::write(dir.path().join("s/token"), "0123456789\n").unwrap();
         let settings = Settings::read(&file).unwrap();
+        assert_eq!(settings.secrets, ["0123456789"]);
         assert_eq!((settings.state_dir, settings.probation), (dir.path().join("s"), Duration::from_secs(7)));
         for text in ["", "state_dir = 5\n", "state_dir = \"\"\n", "= =", "[upgrade]\nprobation_seconds = 7\n"] {
             std::fs::write(&file, text).unwrap();

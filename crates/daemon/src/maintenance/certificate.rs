@@ -188,11 +188,11 @@ impl Taken {
 }
 
 /// Where our own certificate stands: one file for it and its key, because they are made, kept and lost together.
-fn own_file(config: &Config) -> PathBuf {
+pub(super) fn own_file(config: &Config) -> PathBuf {
     config.state_dir.join("certificate.pem")
 }
 
-fn own(file: &Path) -> Result<Option<SelfSigned>, StartError> {
+pub(super) fn own(file: &Path) -> Result<Option<SelfSigned>, StartError> {
     match std::fs::read_to_string(file) {
         Ok(pem) => Ok(Some(SelfSigned { certificate_pem: pem.clone(), key_pem: pem })),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),

@@ -11,11 +11,13 @@
 //! token and certificate, to put another one into the file, because whoever can write it is the master of the house.
 
 mod certificate;
+mod fingerprint;
 mod settings;
 mod state;
 mod tokens;
 
 pub use certificate::Certificates;
+pub use fingerprint::fingerprint;
 pub use settings::{Settings, Values};
 pub use state::{Content, export, import};
 pub(crate) use tokens::random;

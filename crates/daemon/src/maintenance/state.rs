@@ -35,6 +35,10 @@ pub struct Content {
     /// The highest time that was ever seen, by which a clock that was set back is known.
     #[serde(default)]
     highest_time: Option<String>,
+    /// Whether new runs were held back, as they are before a state is taken to be given to the next: so that its schedules
+    /// begin when whoever gives it says so.
+    #[serde(default)]
+    draining: bool,
     records: Records,
 }
 
@@ -51,6 +55,7 @@ pub async fn export(daemon: &Daemon) -> Result<ProxyState, Fault> {
         tokens: daemon.tokens.get(),
         certificate: Secret::new(daemon.certificates.pem()),
         highest_time: daemon.store.fact(HIGH_WATER).await?,
+        draining: daemon.runs.is_draining(),
         records: daemon.store.records().await?,
     };
     let content = serde_json::to_value(content).map_err(|_| broken("the state cannot be written as JSON"))?;
@@ -90,7 +95,13 @@ pub async fn import(daemon: &Daemon, state: ProxyState) -> Result<Imported, Faul
     ];
     facts.extend(content.highest_time.as_deref().map(|time| Fact::open(HIGH_WATER, time)));
     facts.extend(daemon.certificates.instead_of().map(|configured| Fact::open(INSTEAD_OF, configured)));
-    if !daemon.store.become_other(&state.id, &content.records, &facts, now).await? {
+    let drained = daemon.runs.is_draining();
+    daemon.runs.drain(drained || content.draining);
+    let become_other = daemon.store.become_other(&state.id, &content.records, &facts, now).await;
+    if !matches!(become_other, Ok(true)) {
+        daemon.runs.drain(drained);
+    }
+    if !become_other? {
         let reason = "this proxy has jobs, remotes or deployed proxies of its own; a state is taken over by a new one only";
         return Err(Fault::forbidden("state.import", reason));
     }

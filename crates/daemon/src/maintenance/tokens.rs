@@ -41,11 +41,11 @@ fn hash(token: &str) -> Hash {
 pub struct Kept {
     present: Hash,
     former: Vec<Former>,
-    /// Of whoever proves a new program, while it does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    lent: Option<Former>,
     /// The token of the configuration or of the file, that all this came after.
     given: Option<Hash>,
+    /// One that the launcher was lent for the time of a swap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lent: Option<Former>,
 }
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +58,7 @@ struct Former {
 impl Kept {
     fn of(given: &Token) -> Self {
         let hash = hash(given.secret());
-        Self { present: hash, former: Vec::new(), lent: None, given: Some(hash) }
+        Self { present: hash, former: Vec::new(), given: Some(hash), lent: None }
     }
 
     /// Those of another proxy, whose place this one takes. Whoever has given them over keeps being let in for a day.
@@ -163,7 +163,9 @@ impl Tokens {
             return Err(Fault::invalid("overlapSeconds", message));
         }
         let _changing = self.changing.lock().await;
-        let token = made()?;
+        let token = random().map_err(|error| {
+            Fault::Failed(api::ErrorReport::new("RANDOM", format!("no random numbers for the new token: {error}")))
+        })?;
         let mut kept = self.get();
         match overlap {
             0 => kept.former.clear(),
@@ -192,17 +194,37 @@ impl Tokens {
         Ok(had)
     }
 
-    /// A token for a few minutes, beside all others: for whoever proves a new program on this state.
+    /// Makes a token beside the others that counts for so many seconds, or until it is taken back.
     ///
     /// # Errors
-    /// No random numbers, or the state cannot be written.
-    pub async fn lend(&self, seconds: u64, now: i64) -> Result<Secret, Fault> {
+    /// The state cannot be written.
+    pub async fn lend(&self, seconds: i64, now: i64) -> Result<Secret, Fault> {
         let _changing = self.changing.lock().await;
-        let token = made()?;
-        let until = now.saturating_add(i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX));
-        let kept = Kept { lent: Some(Former { hash: hash(&token), until }), ..self.get() };
-        self.keep(kept).await?;
+        let token = random()
+            .map_err(|error| Fault::Failed(api::ErrorReport::new("RANDOM", format!("no random numbers for a token: {error}"))))?;
+        let lent = Former { hash: hash(&token), until: now.saturating_add(seconds.saturating_mul(1000)) };
+        self.keep(Kept { lent: Some(lent), ..self.get() }).await?;
         Ok(Secret::new(token))
+    }
+
+    /// Ends the time of a lent token.
+    ///
+    /// # Errors
+    /// The state cannot be written.
+    pub async fn take_back(&self) -> Result<(), StoreError> {
+        let _changing = self.changing.lock().await;
+        let kept = self.get();
+        if kept.lent.is_none() {
+            return Ok(());
+        }
+        let kept = Kept { lent: None, ..kept };
+        // Where nothing was ever rotated, nothing is kept: the file, or the configuration, alone says which token counts.
+        if kept.former.is_empty() && kept.given == Some(kept.present) {
+            self.store.forget_facts(&[KEY]).await?;
+            self.put(kept);
+            return Ok(());
+        }
+        self.keep(kept).await
     }
 
     async fn keep(&self, kept: Kept) -> Result<(), StoreError> {
@@ -231,11 +253,6 @@ pub(super) fn fact(kept: &Kept) -> Fact {
 async fn read(store: &Store) -> Result<Option<Kept>, StoreError> {
     let Some(text) = store.sealed_fact(KEY).await? else { return Ok(None) };
     serde_json::from_str(&text).map(Some).map_err(crate::store::damaged("tokens"))
-}
-
-fn made() -> Result<String, Fault> {
-    random()
-        .map_err(|error| Fault::Failed(api::ErrorReport::new("RANDOM", format!("no random numbers for the new token: {error}"))))
 }
 
 /// 256 bits of chance, in hexadecimal.
@@ -306,12 +323,35 @@ mod tests {
         assert!(tokens.accept(&second.token, 2 * DAY) && tokens.accept(FIRST, 20) && !tokens.accept(FIRST, 2 * DAY));
         assert!(tokens.revoke(20).await.unwrap() && !tokens.revoke(20).await.unwrap());
         assert!(tokens.accept(&second.token, 20) && !tokens.accept(FIRST, 20) && !tokens.accept(&lost.token, 20));
-        let lent = tokens.lend(60, 20).await.unwrap();
-        assert!(tokens.accept(lent.expose(), 60_019) && !tokens.accept(lent.expose(), 60_020));
-        assert_eq!(tokens.former_until(20), None, "whoever proves a program is nobody's former client");
         let at_once = tokens.rotate(Some(0), 30).await.unwrap();
         assert!(tokens.accept(&at_once.token, 30) && !tokens.accept(&second.token, 30));
         tokens.rotate(Some(LONGEST + 1), 30).await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn a_lent_token_counts_over_a_restart_is_no_former_one_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("state/token");
+        let tokens = open(dir.path(), None).await;
+        let first = std::fs::read_to_string(&file).unwrap().trim().to_owned();
+        let lent = tokens.lend(60, 0).await.unwrap();
+        close(tokens).await;
+        let tokens = open(dir.path(), None).await;
+        assert!(tokens.accept(lent.expose(), 59_999) && !tokens.accept(lent.expose(), 60_000) && tokens.accept(&first, 0));
+        assert_eq!(tokens.former_until(0), None);
+        tokens.take_back().await.unwrap();
+        assert!(!tokens.accept(lent.expose(), 0) && tokens.accept(&first, 0));
+        close(tokens).await;
+        // As before: without its file, a new token is made.
+        std::fs::remove_file(&file).unwrap();
+        let tokens = open(dir.path(), None).await;
+        assert!(file.exists() && !tokens.accept(&first, 0));
+        // After a rotation, what was rotated stays.
+        let rotated = tokens.rotate(None, 0).await.unwrap().token;
+        tokens.lend(60, 0).await.unwrap();
+        tokens.take_back().await.unwrap();
+        close(tokens).await;
+        assert!(open(dir.path(), None).await.accept(&rotated, 0));
     }
 
     #[tokio::test]

@@ -184,8 +184,8 @@ impl Upgrades {
         let state = UpgradeState { phase, from, to, since: at, error };
         self.remember(store, &state).await;
         tracing::info!(from = state.from, to = state.to, ?phase, "an upgrade is over");
-        self.set_state(state);
         self.programs.forget_outcome()?;
+        self.set_state(state);
         Ok(())
     }
 
@@ -199,8 +199,12 @@ impl Upgrades {
     /// The launcher says that this program stays.
     pub async fn confirmed(&self, daemon: &Daemon) {
         if self.on_probation.swap(false, Ordering::Relaxed) {
-            self.take_up(&daemon.store, &daemon.journal, daemon.now()).await;
+            // Before it is told to be over: whoever waits for that may go on at once.
             daemon.runs.drain(false);
+            self.take_up(&daemon.store, &daemon.journal, daemon.now()).await;
+            if let Err(error) = daemon.tokens.take_back().await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the launcher's token counts until its time is over");
+            }
             daemon.news.moved();
         }
     }
@@ -269,9 +273,7 @@ impl Upgrades {
                 build.arch
             ));
         }
-        let same =
-            (&new.version, &new.build) == (&self.running.version, &self.running.build) || new.sha256 == self.running.sha256;
-        if same {
+        if (&new.version, &new.build) == (&self.running.version, &self.running.build) {
             return refused(format!("this proxy runs {} already", self.running.words()));
         }
         if !downgrade && version::compare(&new.version, &self.running.version).is_lt() {

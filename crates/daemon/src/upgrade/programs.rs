@@ -5,7 +5,7 @@
 //! programs/current           name of the program that runs; absent: the launcher's own executable
 //! programs/NAME/backhauld    a program from a bundle
 //! programs/NAME/manifest.json  what its bundle says of it
-//! programs/pending.json      an upgrade under way; holds the clients' token, so only its owner can read it
+//! programs/pending.json      an upgrade under way; holds a token lent for it, so only its owner can read it
 //! programs/outcome.json      how an upgrade came out, until the daemon has put it into the history
 //! programs/before/           the state as it was before the swap
 //! programs/received/SHA256   a bundle that a client has sent
@@ -160,7 +160,7 @@ pub struct Pending {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Expected {
-    /// The clients' token.
+    /// A token, lent for the time of the swap.
     pub token: Secret,
     /// The proxy's id.
     pub id: String,

@@ -19,11 +19,10 @@ use crate::store::NewRun;
 
 /// Wait for running transfers unless told otherwise, seconds.
 const WAIT: u64 = 3600;
+/// How long the launcher's token counts at most, seconds.
+const LOAN: i64 = 3600;
 /// Between two looks at what still runs; news of a run comes sooner.
 const LOOK: Duration = Duration::from_millis(500);
-
-/// How long the launcher's token counts, seconds: a stop and the longest probation fit in.
-const LENT: u64 = 1200;
 
 const KEEP: (TaskId, &str) = (1, "check the bundle and keep its program");
 const DRAIN: (TaskId, &str) = (2, "let running transfers end");
@@ -166,7 +165,7 @@ impl Upgrading {
     async fn hand_over(&mut self) -> Result<(), Fault> {
         let daemon = Arc::clone(&self.daemon);
         let expected = Expected {
-            token: daemon.tokens.lend(LENT, daemon.now()).await?,
+            token: daemon.tokens.lend(LOAN, daemon.now()).await?,
             id: daemon.id(),
             fingerprint: daemon.fingerprint().to_string(),
             pools: daemon.pools.ids(),
@@ -203,8 +202,8 @@ impl Upgrading {
         let Pending { from, to, .. } = self.pending.clone();
         let state = UpgradeState { phase: UpgradePhase::Failed, from, to, since: daemon.now(), error: Some(report) };
         self.upgrades().remember(&daemon.store, &state).await;
-        self.upgrades().set_state(state);
         daemon.runs.drain(self.was_draining);
+        self.upgrades().set_state(state);
         daemon.news.moved();
     }
 }

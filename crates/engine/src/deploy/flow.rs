@@ -97,7 +97,7 @@ impl<'a> Flow<'a> {
         let vm = self.uploaded().await?;
         let (pool, ground) = (&self.pool, &self.ground);
         let former_vm = self.former.as_ref().and_then(|former| former.vm.as_ref());
-        CONFIGURE
+        let vm = CONFIGURE
             .run(context, times, async |task| {
                 let mac = match former_vm {
                     Some(old) => machine::mac_on(pool, old, &ground.network).await?.unwrap_or_default(),
@@ -105,7 +105,9 @@ impl<'a> Flow<'a> {
                 };
                 let (vcpus, memory, disk) = (plan.vcpus, plan.memory, plan.disk);
                 let shape = Shape { name: &plan.name, vcpus, memory, disk, network: &ground.network, mac: &mac };
-                machine::configure(pool, &vm, &shape, task).await
+                machine::configure(pool, &vm, &shape, task).await?;
+                // By its new name from here on, in whatever is told of it.
+                pool.get::<Vm>(&vm.reference).await
             })
             .await?;
         HAND_OVER.run(context, times, async |_| guest::hand_over(pool, &vm, plan).await).await?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::timeout;
-use xapi::{Destroy, Record, Ref, Vif, Vm};
+use xapi::{Destroy, Record, Ref, Vdi, Vif, Vm};
 
 use super::steps::{Look, until};
 use crate::error::Error;
@@ -17,7 +17,7 @@ pub(crate) const APPLIANCE: &str = "backhaul-appliance";
 pub(crate) const PROXY: &str = "backhaul:proxy";
 /// In `other_config` of a VM whose deployment is not complete: the run.
 pub(crate) const DEPLOY: &str = "backhaul:deploy";
-/// In `other_config` of a VM that is to go: the run.
+/// In `other_config` of a VM that is to go, and of the disks of a VM that is being destroyed: the run.
 pub(crate) const OBSOLETE: &str = "backhaul:obsolete";
 
 /// Tags of a proxy's VM: for people, and for XO, whose smart mode does not back up a VM with the latter.
@@ -33,6 +33,26 @@ pub(crate) async fn find(pool: &Pool, uuid: &str) -> Result<Option<Record<Vm>>, 
         Ok(vm) => Ok(Some(vm)),
         Err(error) if error.is_gone() => Ok(None),
         Err(error) => Err(pool.failed(format!("find the VM {uuid}"))(error)),
+    }
+}
+
+/// The VM with a uuid once nothing changes its power state any more: what an interrupted run asked for goes on without it.
+/// What goes on for longer than `seconds` is not waited for.
+pub(crate) async fn at_rest(pool: &Pool, uuid: &str, seconds: u64, task: &Task) -> Result<Option<Record<Vm>>, Error> {
+    const RESTLESS: [&str; 7] =
+        ["start", "start_on", "shutdown", "clean_shutdown", "hard_shutdown", "clean_reboot", "hard_reboot"];
+    let mut last = None;
+    let rest = until(task, seconds, "it did not come to rest", async || {
+        last = find(pool, uuid).await?;
+        let now = last.iter().flat_map(|vm| vm.current_operations.values());
+        match now.into_iter().find(|operation| RESTLESS.contains(&operation.as_str())) {
+            Some(operation) => Ok(Look::NotYet(operation.clone())),
+            None => Ok(Look::There(())),
+        }
+    });
+    match rest.await {
+        Ok(()) | Err(Error::Late { .. }) => Ok(last),
+        Err(error) => Err(error),
     }
 }
 
@@ -176,8 +196,8 @@ fn is_in_state(error: &xapi::Error, state: &str) -> bool {
 }
 
 /// Destroys a VM with its disks; one that is gone is fine. An import that is being undone, or a start that still goes on, is
-/// waited for.
-pub(crate) async fn destroy(pool: &Pool, vm: &Record<Vm>, task: &Task) -> Result<(), Error> {
+/// waited for. The disks carry the mark of the run first: what is left of them when it goes no further, [`sweep`] finds.
+pub(crate) async fn destroy(pool: &Pool, vm: &Record<Vm>, run: &str, task: &Task) -> Result<(), Error> {
     let doing = || pool.failed(format!("destroy VM {} ({})", vm.name_label, vm.uuid));
     let what = format!("the import of VM {} did not end", vm.uuid);
     let gone = until(task, IMPORT_UNDONE, &what, async || match pool.client.get::<Vm>(&vm.reference).await {
@@ -194,6 +214,9 @@ pub(crate) async fn destroy(pool: &Pool, vm: &Record<Vm>, task: &Task) -> Result
     let how = Destroy { disks: true, bypass_blocked: true };
     // Its disks are those that it has now: once the VM is gone, nothing leads to them any more.
     let disks = pool.client.disks(&vm.reference).await.map_err(doing())?;
+    for (_, disk) in &disks {
+        pool.client.set_other_config("VDI", &disk.reference, OBSOLETE, run).await.map_err(doing())?;
+    }
     for attempt in 1.. {
         match pool.client.destroy_vm(&vm.reference, how).await {
             Ok(()) => break,
@@ -207,6 +230,16 @@ pub(crate) async fn destroy(pool: &Pool, vm: &Record<Vm>, task: &Task) -> Result
     for (_, disk) in disks {
         // Those of the first attempt, if it got as far as the VM. Another VM's disk is not free and stays.
         destroy_unused(pool, &disk.reference).await.map_err(doing())?;
+    }
+    Ok(())
+}
+
+/// Destroys the disks that are left of the VMs that a run has destroyed.
+pub(crate) async fn sweep(pool: &Pool, run: &str, task: &Task) -> Result<(), Error> {
+    let disks = pool.client.all::<Vdi>().await.map_err(pool.failed("list its disks"))?;
+    for disk in disks.iter().filter(|disk| disk.other_config.get(OBSOLETE).is_some_and(|mark| mark == run)) {
+        task.info(format!("destroys the disk {} ({}) that its VM has left", disk.name_label, disk.uuid));
+        destroy_unused(pool, &disk.reference).await.map_err(pool.failed(format!("destroy disk {}", disk.uuid)))?;
     }
     Ok(())
 }

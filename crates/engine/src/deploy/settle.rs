@@ -73,7 +73,10 @@ impl Undo<'_> {
         for vm in vms.iter().filter(is_ours).filter(|vm| self.old != Some(vm.uuid.as_str())) {
             found = true;
             task.info(format!("destroys the unfinished VM {} ({})", vm.name_label, vm.uuid));
-            machine::destroy(pool, vm, task).await?;
+            machine::destroy(pool, vm, self.run, task).await?;
+        }
+        if !found {
+            machine::sweep(pool, self.run, task).await?;
         }
         if let Some(uuid) = self.uuid.filter(|_| !found)
             && vms.iter().any(|vm| vm.uuid == uuid)
@@ -102,7 +105,7 @@ impl Undo<'_> {
     }
 
     async fn wake(&self, pool: &Pool, old: &str, task: &Task) -> Result<(), Error> {
-        let Some(vm) = machine::find(pool, old).await? else {
+        let Some(vm) = machine::at_rest(pool, old, self.times.start, task).await? else {
             task.warn(format!("the former VM {old} is gone: it cannot be switched on again"));
             return Ok(());
         };
@@ -143,7 +146,7 @@ pub(crate) async fn undrain(access: Option<&ProxyAccess>, times: &DeployTimes, t
 /// Destroys a VM that is to go. It was marked before that was announced: somebody who has taken the mark off since then wants
 /// to keep it, and will not want otherwise at the next attempt.
 pub(crate) async fn obsolete(pool: &Pool, run: &str, uuid: &str, task: &Task) -> Result<(), Error> {
-    let Some(vm) = machine::find(pool, uuid).await? else { return Ok(()) };
+    let Some(vm) = machine::find(pool, uuid).await? else { return machine::sweep(pool, run, task).await };
     if vm.other_config.get(OBSOLETE).is_none_or(|mark| mark != run) {
         task.warn(format!(
             "VM {} ({uuid}) no longer carries the mark by which it was to go: it stays, and is nobody's proxy any more; destroy it \
@@ -153,7 +156,7 @@ pub(crate) async fn obsolete(pool: &Pool, run: &str, uuid: &str, task: &Task) ->
         return Ok(());
     }
     task.info(format!("destroys VM {} ({uuid})", vm.name_label));
-    machine::destroy(pool, &vm, task).await
+    machine::destroy(pool, &vm, run, task).await
 }
 
 /// A proxy's VM as it was before its address or resources were changed.
@@ -168,7 +171,8 @@ impl Before<'_> {
     fn is(&self, vm: &Record<Vm>) -> bool {
         let same_keys = self.keys.iter().all(|(key, value)| vm.xenstore_data.get(key) == value.as_ref());
         let same_resources = vm.vcpus_at_startup == u64::from(self.vcpus) && vm.memory_static_max == self.memory;
-        vm.power_state == "Running" && same_keys && same_resources && vm.xenstore_data.contains_key(guest::READY)
+        let at_rest = vm.current_operations.is_empty();
+        at_rest && vm.power_state == "Running" && same_keys && same_resources && vm.xenstore_data.contains_key(guest::READY)
     }
 
     /// Gives the VM back what it had, restarts it, and lets its proxy take runs again.
@@ -179,7 +183,7 @@ impl Before<'_> {
         times: &DeployTimes,
         task: &Task,
     ) -> Result<(), Error> {
-        let Some(vm) = machine::find(pool, self.uuid).await? else {
+        let Some(vm) = machine::at_rest(pool, self.uuid, times.start, task).await? else {
             task.warn(format!("VM {} is gone: nothing is left to put back", self.uuid));
             return Ok(());
         };

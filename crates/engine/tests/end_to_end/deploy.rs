@@ -5,7 +5,7 @@ use engine::plan::{DeployPlan, DeployTimes, ImagePlan, ReconfigurePlan, Secret, 
 use engine::{deploy_steps, destroy_steps, reconfigure_steps};
 use lab::Fault;
 
-use crate::fleet::{Fleet, PROXY, message, outcome, registered, steps};
+use crate::fleet::{Fleet, PROXY, deploy, message, outcome, registered, steps};
 
 fn names(steps: &[api::StepInfo]) -> Vec<String> {
     steps.iter().map(|step| step.name.clone()).collect()
@@ -16,7 +16,7 @@ async fn a_proxy_is_deployed_changed_replaced_and_destroyed_and_the_pool_is_as_b
     let fleet = Fleet::new(1).await;
     let before = fleet.pool().dump();
     let times = DeployTimes::default();
-    let story = fleet.site.run(Work::Deploy(fleet.deployment())).await;
+    let story = fleet.run(deploy(fleet.deployment())).await;
     story.assert(Outcome::Success);
     assert_eq!(steps(&story.0), names(&deploy_steps(&times, false)));
     let first = outcome(&story.0).unwrap();
@@ -26,7 +26,7 @@ async fn a_proxy_is_deployed_changed_replaced_and_destroyed_and_the_pool_is_as_b
 
     fleet.proxies.set_jobs(first.vm.as_deref().unwrap(), 3);
     let plan = fleet.reconfiguration(&first);
-    let story = fleet.site.run(Work::Reconfigure(plan.clone())).await;
+    let story = fleet.run(Work::Reconfigure(plan.clone())).await;
     story.assert(Outcome::Success);
     assert_eq!(steps(&story.0), names(&reconfigure_steps(&plan)));
     assert_eq!(outcome(&story.0).unwrap(), first);
@@ -34,12 +34,12 @@ async fn a_proxy_is_deployed_changed_replaced_and_destroyed_and_the_pool_is_as_b
 
     let address = AddressSpec::parse(&format!("{}/24", fleet.proxies.address(200)), "", "", "").unwrap();
     let plan = ReconfigurePlan { address: Some(address), vcpus: None, ..fleet.reconfiguration(&first) };
-    let story = fleet.site.run(Work::Reconfigure(plan)).await;
+    let story = fleet.run(Work::Reconfigure(plan)).await;
     let moved = outcome(&story.assert(Outcome::Success).0).unwrap();
     assert_eq!(moved.url.as_deref(), Some(format!("https://{}:8443", fleet.proxies.address(200)).as_str()));
     fleet.assert_works(&moved, 3, "at another address").await;
 
-    let story = fleet.site.run(Work::Deploy(fleet.replacement(&moved))).await;
+    let story = fleet.run(deploy(fleet.replacement(&moved))).await;
     story.assert(Outcome::Success);
     assert_eq!(steps(&story.0), names(&deploy_steps(&times, true)));
     let second = outcome(&story.0).unwrap();
@@ -49,18 +49,18 @@ async fn a_proxy_is_deployed_changed_replaced_and_destroyed_and_the_pool_is_as_b
     fleet.assert_vms(&[&second], "replaced");
 
     let plan = fleet.destruction(&second);
-    let story = fleet.site.run(Work::Destroy(plan.clone())).await;
+    let story = fleet.run(Work::Destroy(plan.clone())).await;
     story.assert(Outcome::Success);
     assert_eq!(steps(&story.0), names(&destroy_steps(&plan)));
     fleet.assert_as(&before, "destroyed").await;
     assert_eq!(fleet.proxies.count(), (0, 0));
-    fleet.site.run(Work::Destroy(plan)).await.assert(Outcome::Success);
+    fleet.run(Work::Destroy(plan)).await.assert(Outcome::Success);
 }
 
 /// A deployment that must fail at a step and leave the pool as it was.
 async fn fails(fleet: &Fleet, plan: DeployPlan, step: &str, says: &str) {
     let before = fleet.pool().dump();
-    let story = fleet.site.run(Work::Deploy(plan)).await;
+    let story = fleet.run(deploy(plan)).await;
     story.assert(Outcome::Failure);
     let message = message(&story);
     assert!(message.contains(&format!("step {step} ")) && message.contains(says), "{message}");
@@ -75,7 +75,7 @@ async fn what_does_not_happen_in_time_is_named_and_undone() {
     let plan = || DeployPlan { times: brief, ..fleet.deployment() };
     let pool = fleet.pool();
     for (fault, step, says) in [
-        (Fault::GuestNeverReports, "address", "reported no address within 1 s"),
+        (Fault::GuestNeverReports, "address", "reported no address (its agent says nothing) within 1 s"),
         (Fault::DaemonNeverAnswers, "daemon", "did not report (it has not taken its configuration yet) within 1 s"),
         (Fault::CutImport { after_bytes: 1 << 20 }, "upload", "import the image"),
     ] {
@@ -103,7 +103,7 @@ async fn a_change_that_does_not_come_up_in_time_is_taken_back() {
     let plan = ReconfigurePlan { times: brief, address: Some(address), ..fleet.reconfiguration(&proxy) };
     for (fault, step) in [(Fault::GuestNeverReports, "address"), (Fault::DaemonNeverAnswers, "daemon")] {
         fleet.pool().set_fault(fault.once());
-        let story = fleet.site.run(Work::Reconfigure(plan.clone())).await;
+        let story = fleet.run(Work::Reconfigure(plan.clone())).await;
         story.assert(Outcome::Failure);
         assert!(message(&story).contains(&format!("step {step} failed and the former settings are back")), "{}", message(&story));
         fleet.assert_as(&before, step).await;
@@ -131,7 +131,7 @@ async fn what_cannot_be_is_refused_before_anything_is_made() {
     let before = fleet.pool().dump();
     let taken = fleet.proxies.address(10);
     let address = AddressSpec::parse(&format!("{taken}/24"), "", "", "").unwrap();
-    let story = fleet.site.run(Work::Deploy(DeployPlan { address, ..plan() })).await;
+    let story = fleet.run(deploy(DeployPlan { address, ..plan() })).await;
     story.assert(Outcome::Failure);
     assert!(message(&story).contains(&format!("the address {taken} is in use: VM")), "{}", message(&story));
     fleet.assert_as(&before, "address").await;
@@ -141,7 +141,7 @@ async fn what_cannot_be_is_refused_before_anything_is_made() {
         [("VDI.resize", "SR_BACKEND_FAILURE_44", "configure"), ("VM.start", "HOST_NOT_ENOUGH_FREE_MEMORY", "start")]
     {
         fleet.pool().set_fault(Fault::FailCall { call: call.into(), nth: 1, code: code.into(), done: false }.once());
-        let story = fleet.site.run(Work::Deploy(plan())).await;
+        let story = fleet.run(deploy(plan())).await;
         story.assert(Outcome::Failure);
         assert!(message(&story).contains(&format!("step {step} ")) && message(&story).contains(code), "{}", message(&story));
         fleet.assert_as(&before, call).await;
@@ -150,7 +150,7 @@ async fn what_cannot_be_is_refused_before_anything_is_made() {
 
 /// Runs a work and cancels it when a step begins.
 async fn cancelled_at(fleet: &Fleet, work: Work, step: &str) -> Vec<api::EventKind> {
-    let (journal, cancel, end) = fleet.site.start(work);
+    let (journal, cancel, end) = crate::site::begin(fleet.plan(work));
     let begins = |event: &api::EventKind| match event {
         api::EventKind::TaskStarted { kind: TaskKind::Step, label, .. } => label == step,
         _ => false,
@@ -166,7 +166,7 @@ async fn a_deployment_cancelled_at_any_step_is_undone_or_complete() {
     let fleet = Fleet::new(5).await;
     let before = fleet.pool().dump();
     for step in names(&deploy_steps(&DeployTimes::default(), false)) {
-        let events = cancelled_at(&fleet, Work::Deploy(fleet.deployment()), &step).await;
+        let events = cancelled_at(&fleet, deploy(fleet.deployment()), &step).await;
         crate::site::Story(events.clone()).assert_tidy();
         match outcome(&events) {
             None => assert_eq!(crate::site::Story(events).outcome(), Outcome::Cancelled, "{step}"),
@@ -193,7 +193,7 @@ async fn a_change_or_replacement_cancelled_at_any_step_leaves_a_proxy_that_works
             None => fleet.assert_as(&before, &step).await,
             Some(_) => {
                 let back = ReconfigurePlan { vcpus: Some(2), ..fleet.reconfiguration(&proxy) };
-                fleet.site.run(Work::Reconfigure(back)).await.assert(Outcome::Success);
+                fleet.run(Work::Reconfigure(back)).await.assert(Outcome::Success);
                 fleet.assert_as(&before, &step).await;
             }
         }
@@ -201,7 +201,7 @@ async fn a_change_or_replacement_cancelled_at_any_step_leaves_a_proxy_that_works
     }
     for step in names(&deploy_steps(&DeployTimes::default(), true)) {
         let before = fleet.pool().dump();
-        let events = cancelled_at(&fleet, Work::Deploy(fleet.replacement(&proxy)), &step).await;
+        let events = cancelled_at(&fleet, deploy(fleet.replacement(&proxy)), &step).await;
         crate::site::Story(events.clone()).assert_tidy();
         match registered(&events).filter(|_| outcome(&events).is_some()) {
             None => fleet.assert_as(&before, &step).await,

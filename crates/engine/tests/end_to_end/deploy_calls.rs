@@ -7,7 +7,7 @@ use api::{EventKind, Outcome};
 use engine::plan::{ReconfigurePlan, Work};
 use lab::Fault;
 
-use crate::fleet::{Fleet, message, outcome, steps};
+use crate::fleet::{Fleet, deploy, message, outcome, steps};
 use crate::site::Story;
 
 /// Calls of which there are as many as chance has it: those of a wait. The first of them are tried.
@@ -46,6 +46,11 @@ fn assert_named(story: &Story, what: &str) {
     }
 }
 
+/// The pool is as it was, but for tasks whose answer was lost.
+async fn as_before(fleet: &Fleet, before: &lab::Dump, what: &str, lost: bool) {
+    if lost { fleet.assert_as_but_for_tasks(before, what).await } else { fleet.assert_as(before, what).await }
+}
+
 /// What a run left open is cleaned up, as the daemon would, once the trouble is over.
 async fn settled(fleet: &Fleet, story: &Story, proxies: &[&api::TaskResult]) {
     fleet.recover(story.open_intents(), proxies).await;
@@ -63,7 +68,7 @@ async fn deployment(number: u8, way: bool) {
     for (call, nth) in calls {
         let what = format!("{call} {nth}, done: {way}");
         fail(&fleet, &call, nth, way);
-        let story = fleet.site.run(Work::Deploy(fleet.deployment())).await;
+        let story = fleet.run(deploy(fleet.deployment())).await;
         let struck = struck(&fleet);
         assert_named(&story, &what);
         settled(&fleet, &story, &[]).await;
@@ -78,7 +83,7 @@ async fn deployment(number: u8, way: bool) {
                 failures += 1;
             }
         }
-        fleet.assert_as(&before, &what).await;
+        as_before(&fleet, &before, &what, way).await;
         assert_eq!(fleet.proxies.count(), (0, 0), "{what}");
     }
     assert!(failures > 20, "only {failures} of the calls matter");
@@ -101,21 +106,22 @@ async fn every_call_of_the_undoing_of_a_deployment_fails_once_and_nothing_is_lef
     // The last call that the new proxy has to answer fails, so that there is all to be undone.
     let run = async || {
         fleet.proxies.fail("pool.add", 1);
-        fleet.site.run(Work::Deploy(fleet.deployment())).await
+        fleet.run(deploy(fleet.deployment())).await
     };
     fleet.pool().log_calls();
     let story = run().await;
     story.assert(Outcome::Failure);
     assert!(message(&story).starts_with("step introduce failed and what was made is removed again"), "{}", message(&story));
-    for (call, nth) in enumerated(&fleet.pool().logged_calls()) {
-        for way in WAYS {
+    let calls = enumerated(&fleet.pool().logged_calls());
+    for way in WAYS {
+        for (call, nth) in &calls {
             let what = format!("{call} {nth}, done: {way}");
-            fail(&fleet, &call, nth, way);
+            fail(&fleet, call, *nth, way);
             let story = run().await;
             fleet.pool().clear_faults();
             assert_eq!(story.outcome(), Outcome::Failure, "{what}");
             settled(&fleet, &story, &[]).await;
-            fleet.assert_as(&before, &what).await;
+            as_before(&fleet, &before, &what, way).await;
             assert_eq!(fleet.proxies.count(), (0, 0), "{what}");
         }
     }
@@ -129,26 +135,57 @@ async fn every_call_of_a_change_fails_once_and_the_proxy_works() {
     let before = fleet.pool().dump();
     let back = || ReconfigurePlan { vcpus: Some(2), ..fleet.reconfiguration(&proxy) };
     fleet.pool().log_calls();
-    fleet.site.run(Work::Reconfigure(fleet.reconfiguration(&proxy))).await.assert(Outcome::Success);
+    fleet.run(Work::Reconfigure(fleet.reconfiguration(&proxy))).await.assert(Outcome::Success);
     let calls = enumerated(&fleet.pool().logged_calls());
-    fleet.site.run(Work::Reconfigure(back())).await.assert(Outcome::Success);
+    fleet.run(Work::Reconfigure(back())).await.assert(Outcome::Success);
     fleet.assert_as(&before, "changed and changed back").await;
-    for (call, nth) in calls {
-        for way in WAYS {
+    for way in WAYS {
+        for (call, nth) in &calls {
             let what = format!("{call} {nth}, done: {way}");
-            fail(&fleet, &call, nth, way);
-            let story = fleet.site.run(Work::Reconfigure(fleet.reconfiguration(&proxy))).await;
+            fail(&fleet, call, *nth, way);
+            let story = fleet.run(Work::Reconfigure(fleet.reconfiguration(&proxy))).await;
             let struck = struck(&fleet);
             assert_named(&story, &what);
             settled(&fleet, &story, &[&proxy]).await;
             match outcome(&story.0) {
-                Some(_) => fleet.site.run(Work::Reconfigure(back())).await.assert(Outcome::Success).assert_tidy(),
+                Some(_) => fleet.run(Work::Reconfigure(back())).await.assert(Outcome::Success).assert_tidy(),
                 None => assert!(struck, "{what}: failed of itself: {:#?}", story.0),
             }
-            fleet.assert_as(&before, &what).await;
+            as_before(&fleet, &before, &what, way).await;
             fleet.assert_works(&proxy, 2, &what).await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_outlives_its_vm_is_found_by_the_clean_up() {
+    let fleet = Fleet::new(29).await;
+    let before = fleet.pool().dump();
+    let stuck = || {
+        let fault = Fault::FailCall { call: "VDI.destroy".into(), nth: 1, code: "SR_BACKEND_FAILURE_46".into(), done: false };
+        fleet.pool().set_fault(fault);
+    };
+    let disks = || fleet.pool().records("VDI").len();
+    let proxy = fleet.deployed().await;
+    stuck();
+    let story = fleet.run(Work::Destroy(fleet.destruction(&proxy))).await;
+    assert_eq!(story.outcome(), Outcome::Failure);
+    assert!(message(&story).starts_with("step destroy failed"), "{}", message(&story));
+    fleet.assert_vms(&[], "destroyed");
+    assert_eq!(disks(), 1);
+    fleet.pool().clear_faults();
+    settled(&fleet, &story, &[&proxy]).await;
+    fleet.assert_as(&before, "destroyed").await;
+
+    stuck();
+    fleet.proxies.fail("pool.add", 1);
+    let story = fleet.run(deploy(fleet.deployment())).await;
+    assert_eq!(story.outcome(), Outcome::Failure);
+    assert!(message(&story).contains("step introduce failed and what was made is not all removed yet"), "{}", message(&story));
+    assert_eq!(disks(), 1);
+    fleet.pool().clear_faults();
+    settled(&fleet, &story, &[]).await;
+    fleet.assert_as(&before, "undone").await;
 }
 
 async fn replacement(number: u8, way: bool) {
@@ -156,13 +193,13 @@ async fn replacement(number: u8, way: bool) {
     let mut proxy = fleet.deployed().await;
     fleet.proxies.set_jobs(proxy.vm.as_deref().unwrap(), 2);
     fleet.pool().log_calls();
-    let story = fleet.site.run(Work::Deploy(fleet.replacement(&proxy))).await;
+    let story = fleet.run(deploy(fleet.replacement(&proxy))).await;
     proxy = outcome(&story.assert(Outcome::Success).0).unwrap();
     for (call, nth) in enumerated(&fleet.pool().logged_calls()) {
         let what = format!("{call} {nth}, done: {way}");
         let before = fleet.pool().dump();
         fail(&fleet, &call, nth, way);
-        let story = fleet.site.run(Work::Deploy(fleet.replacement(&proxy))).await;
+        let story = fleet.run(deploy(fleet.replacement(&proxy))).await;
         let struck = struck(&fleet);
         assert_named(&story, &what);
         settled(&fleet, &story, &[&proxy]).await;
@@ -170,7 +207,7 @@ async fn replacement(number: u8, way: bool) {
             Some(new) => proxy = new,
             None => {
                 assert!(struck, "{what}: failed of itself: {:#?}", story.0);
-                fleet.assert_as(&before, &what).await;
+                as_before(&fleet, &before, &what, way).await;
             }
         }
         fleet.assert_works(&proxy, 2, &what).await;
@@ -195,24 +232,25 @@ async fn every_call_of_a_destruction_fails_once_and_it_has_not_begun_or_is_finis
     let proxy = fleet.deployed().await;
     fleet.pool().log_calls();
     fleet.destroyed(&proxy).await;
-    for (call, nth) in enumerated(&fleet.pool().logged_calls()) {
-        for way in WAYS {
+    let calls = enumerated(&fleet.pool().logged_calls());
+    for way in WAYS {
+        for (call, nth) in &calls {
             let what = format!("{call} {nth}, done: {way}");
             let proxy = fleet.deployed().await;
             let standing = fleet.pool().dump();
-            fail(&fleet, &call, nth, way);
-            let story = fleet.site.run(Work::Destroy(fleet.destruction(&proxy))).await;
+            fail(&fleet, call, *nth, way);
+            let story = fleet.run(Work::Destroy(fleet.destruction(&proxy))).await;
             fleet.pool().clear_faults();
             assert_named(&story, &what);
             settled(&fleet, &story, &[&proxy]).await;
             let announced = story.0.iter().any(|event| matches!(event, EventKind::Intent { .. }));
             if !announced {
                 assert_eq!(story.outcome(), Outcome::Failure, "{what}");
-                fleet.assert_as(&standing, &what).await;
+                as_before(&fleet, &standing, &what, way).await;
                 fleet.assert_works(&proxy, 0, &what).await;
                 fleet.destroyed(&proxy).await;
             }
-            fleet.assert_as(&before, &what).await;
+            as_before(&fleet, &before, &what, way).await;
             assert_eq!(fleet.proxies.count(), (0, 0), "{what}");
         }
     }
@@ -225,10 +263,10 @@ async fn every_call_of_a_proxy_fails_once_and_one_that_works_is_left_or_none() {
     let mut proxy = fleet.deployed().await;
     let deploying = enumerated(&fleet.proxies.calls());
     fleet.proxies.set_jobs(proxy.vm.as_deref().unwrap(), 2);
-    let story = fleet.site.run(Work::Reconfigure(fleet.reconfiguration(&proxy))).await;
+    let story = fleet.run(Work::Reconfigure(fleet.reconfiguration(&proxy))).await;
     story.assert(Outcome::Success);
     let changing = enumerated(&fleet.proxies.calls());
-    let story = fleet.site.run(Work::Deploy(fleet.replacement(&proxy))).await;
+    let story = fleet.run(deploy(fleet.replacement(&proxy))).await;
     proxy = outcome(&story.assert(Outcome::Success).0).unwrap();
     let replacing = enumerated(&fleet.proxies.calls());
 
@@ -238,7 +276,7 @@ async fn every_call_of_a_proxy_fails_once_and_one_that_works_is_left_or_none() {
         fleet.proxies.fail(&call, nth);
         let vcpus = Some(4 + nth as u32);
         let plan = ReconfigurePlan { vcpus, ..fleet.reconfiguration(&proxy) };
-        let story = fleet.site.run(Work::Reconfigure(plan)).await;
+        let story = fleet.run(Work::Reconfigure(plan)).await;
         fleet.proxies.calls();
         assert_named(&story, &what);
         story.assert_tidy();
@@ -252,7 +290,7 @@ async fn every_call_of_a_proxy_fails_once_and_one_that_works_is_left_or_none() {
         let before = fleet.pool().dump();
         fleet.proxies.calls();
         fleet.proxies.fail(&call, nth);
-        let story = fleet.site.run(Work::Deploy(fleet.replacement(&proxy))).await;
+        let story = fleet.run(deploy(fleet.replacement(&proxy))).await;
         fleet.proxies.calls();
         assert_named(&story, &what);
         story.assert_tidy();
@@ -268,7 +306,7 @@ async fn every_call_of_a_proxy_fails_once_and_one_that_works_is_left_or_none() {
         let what = format!("deployment: {call} {nth}");
         fleet.proxies.calls();
         fleet.proxies.fail(&call, nth);
-        let story = fleet.site.run(Work::Deploy(fleet.deployment())).await;
+        let story = fleet.run(deploy(fleet.deployment())).await;
         fleet.proxies.calls();
         assert_named(&story, &what);
         story.assert_tidy();

@@ -5,14 +5,14 @@ use api::{EventKind, Outcome};
 use engine::plan::{ReconfigurePlan, Work};
 
 use crate::crash::AS_WORKER;
-use crate::fleet::{Fleet, outcome};
+use crate::fleet::{Fleet, deploy, outcome};
 use crate::site::open_intents;
 
 /// Runs a work in a worker and kills it when its `at`-th event has come, before that is acknowledged; meters are not counted,
 /// for how many there are is chance. Its events as the journal has them, and whether it was killed.
 async fn killed_at(fleet: &Fleet, work: Work, at: usize) -> (Vec<EventKind>, bool) {
     let program = std::env::current_exe().unwrap();
-    let mut worker = engine::spawn(&program, &AS_WORKER, fleet.site.plan(work)).await.unwrap();
+    let mut worker = engine::spawn(&program, &AS_WORKER, fleet.plan(work)).await.unwrap();
     let (control, mut events, mut counted, mut killed) = (worker.control(), Vec::new(), 0, false);
     // What it had written when it was killed is in the journal, too.
     while let Ok(Some(report)) = worker.next().await {
@@ -39,7 +39,7 @@ async fn a_deployment_killed_anywhere_leaves_the_pool_as_it_was_or_a_proxy_that_
     let before = fleet.pool().dump();
     let mut committed = 0;
     for at in 1.. {
-        let (events, killed) = killed_at(&fleet, Work::Deploy(fleet.deployment()), at).await;
+        let (events, killed) = killed_at(&fleet, deploy(fleet.deployment()), at).await;
         let what = last(&events, at);
         let proxy = outcome(&events);
         fleet.recover(open_intents(&events), &[]).await;
@@ -48,7 +48,7 @@ async fn a_deployment_killed_anywhere_leaves_the_pool_as_it_was_or_a_proxy_that_
             fleet.assert_works(proxy, 0, &what).await;
             fleet.destroyed(proxy).await;
         }
-        fleet.assert_as(&before, &what).await;
+        fleet.assert_as_but_for_tasks(&before, &what).await;
         assert_eq!(fleet.proxies.count(), (0, 0), "{what}");
         if !killed {
             assert!(at > 20 && committed > 1, "{at} events, {committed} of them after the commit");
@@ -70,9 +70,9 @@ async fn a_change_killed_anywhere_is_taken_back_or_complete() {
         if outcome(&events).is_some() {
             fleet.assert_works(&proxy, 2, &what).await;
             let back = ReconfigurePlan { vcpus: Some(2), ..fleet.reconfiguration(&proxy) };
-            fleet.site.run(Work::Reconfigure(back)).await.assert(Outcome::Success);
+            fleet.run(Work::Reconfigure(back)).await.assert(Outcome::Success);
         }
-        fleet.assert_as(&before, &what).await;
+        fleet.assert_as_but_for_tasks(&before, &what).await;
         fleet.assert_works(&proxy, 2, &what).await;
         if !killed {
             assert!(at > 15, "{at} events");
@@ -89,7 +89,7 @@ async fn a_replacement_killed_anywhere_leaves_the_former_proxy_or_the_new_one() 
     let mut replaced = 0;
     for at in 1.. {
         let before = fleet.pool().dump();
-        let (events, killed) = killed_at(&fleet, Work::Deploy(fleet.replacement(&proxy)), at).await;
+        let (events, killed) = killed_at(&fleet, deploy(fleet.replacement(&proxy)), at).await;
         let what = last(&events, at);
         fleet.recover(open_intents(&events), &[&proxy]).await;
         match outcome(&events) {
@@ -97,7 +97,7 @@ async fn a_replacement_killed_anywhere_leaves_the_former_proxy_or_the_new_one() 
                 replaced += 1;
                 proxy = new;
             }
-            None => fleet.assert_as(&before, &what).await,
+            None => fleet.assert_as_but_for_tasks(&before, &what).await,
         }
         fleet.assert_works(&proxy, 2, &what).await;
         fleet.assert_vms(&[&proxy], &what);
@@ -123,11 +123,11 @@ async fn a_destruction_killed_anywhere_has_not_begun_or_is_finished() {
             // The mark alone may be there: it does nothing without its run, and the next destruction writes its own.
             let marked = fleet.pool().records("VM").iter().any(|(_, vm)| vm["other_config"].get("backhaul:obsolete").is_some());
             if !marked {
-                fleet.assert_as(&standing, &what).await;
+                fleet.assert_as_but_for_tasks(&standing, &what).await;
             }
             fleet.destroyed(&proxy).await;
         }
-        fleet.assert_as(&before, &what).await;
+        fleet.assert_as_but_for_tasks(&before, &what).await;
         if !killed {
             assert!(at > 5, "{at} events");
             break;

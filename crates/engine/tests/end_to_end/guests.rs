@@ -281,7 +281,7 @@ fn pool(url: &str) -> Value {
 
 fn job(number: u32) -> Value {
     let job = json!({
-        "id": format!("j{number}"), "name": format!("job {number}"), "mode": "delta", "vms": ["v"], "remotes": ["r"], "retention": 1
+        "id": format!("j{number}"), "scheduleId": "s", "name": format!("job {number}"), "mode": "delta", "vms": ["v"], "remotes": ["r"], "retention": 1
     });
     serde_json::to_value(serde_json::from_value::<api::Job>(job).unwrap()).unwrap()
 }

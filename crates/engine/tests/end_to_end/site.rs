@@ -214,18 +214,12 @@ impl Site {
 
     /// Executes a work to its end.
     pub async fn run(&self, work: Work) -> Story {
-        let journal = Arc::new(Memory::default());
-        engine::run(self.plan(work), Arc::clone(&journal) as Arc<dyn Journal>, CancellationToken::new()).await;
-        journal.story()
+        execute(self.plan(work)).await
     }
 
     /// Begins a work; its journal, its cancel, and its end.
     pub fn start(&self, work: Work) -> (Arc<Memory>, CancellationToken, tokio::task::JoinHandle<Outcome>) {
-        let (journal, cancel) = (Arc::new(Memory::default()), CancellationToken::new());
-        let (plan, pen, token) = (self.plan(work), Arc::clone(&journal) as Arc<dyn Journal>, cancel.clone());
-        let runtime = tokio::runtime::Handle::current();
-        let end = tokio::task::spawn_blocking(move || runtime.block_on(engine::run(plan, pen, token)));
-        (journal, cancel, end)
+        begin(self.plan(work))
     }
 
     pub async fn recover(&self, intents: Vec<OpenIntent>) -> Story {
@@ -293,6 +287,22 @@ impl Site {
             }
         }
     }
+}
+
+/// Executes a plan to its end.
+pub async fn execute(plan: Plan) -> Story {
+    let journal = Arc::new(Memory::default());
+    engine::run(plan, Arc::clone(&journal) as Arc<dyn Journal>, CancellationToken::new()).await;
+    journal.story()
+}
+
+/// Begins a plan; its journal, its cancel, and its end.
+pub fn begin(plan: Plan) -> (Arc<Memory>, CancellationToken, tokio::task::JoinHandle<Outcome>) {
+    let (journal, cancel) = (Arc::new(Memory::default()), CancellationToken::new());
+    let (pen, token) = (Arc::clone(&journal) as Arc<dyn Journal>, cancel.clone());
+    let runtime = tokio::runtime::Handle::current();
+    let end = tokio::task::spawn_blocking(move || runtime.block_on(engine::run(plan, pen, token)));
+    (journal, cancel, end)
 }
 
 fn walk(dir: &Path, found: &mut Vec<PathBuf>) {

@@ -153,6 +153,34 @@ fn switch_off(store: &mut Store, vm: &str, state: &str) -> Result<(), Failure> {
     update_allowed_operations(store, vm)
 }
 
+/// An operation that takes its time, as `current_operations` of its machine shows it.
+struct Operation<'a> {
+    pool: &'a Pool,
+    vm: &'a str,
+    id: String,
+}
+
+impl<'a> Operation<'a> {
+    fn begin(pool: &'a Pool, vm: &'a str, operation: &str) -> Self {
+        let id = format!("OpaqueRef:{}", uuid::Uuid::new_v4());
+        let shown = |operations: &mut Value| operations[id.as_str()] = operation.into();
+        let _gone = pool.db.with(|store| store.edit("VM", vm, "current_operations", shown));
+        Self { pool, vm, id }
+    }
+}
+
+impl Drop for Operation<'_> {
+    fn drop(&mut self) {
+        let over = |operations: &mut Value| {
+            if let Value::Object(operations) = operations {
+                operations.shift_remove(&self.id);
+            }
+        };
+        // The machine may be gone by now.
+        let _gone = self.pool.db.with(|store| store.edit("VM", self.vm, "current_operations", over));
+    }
+}
+
 fn stop(context: &Context<'_>, vm: &str, operation: &str, states: &[&str]) -> Answer {
     let pool = context.pool;
     let check = |store: &Store| {
@@ -164,7 +192,9 @@ fn stop(context: &Context<'_>, vm: &str, operation: &str, states: &[&str]) -> An
         Ok(())
     };
     pool.db.with(|store| check(store))?;
+    let going_on = Operation::begin(pool, vm, operation);
     guest::halt(pool, vm, operation == "clean_shutdown");
+    drop(going_on);
     let memory = pool.db.with(|store| {
         // Somebody else may have switched it off while its guest was stopping.
         check(store)?;
@@ -191,7 +221,9 @@ fn reboot(context: &Context<'_>, vm: &str, operation: &str, states: &[&str]) -> 
         Ok(())
     };
     pool.db.with(|store| check(store))?;
+    let going_on = Operation::begin(pool, vm, operation);
     guest::halt(pool, vm, operation == "clean_reboot");
+    drop(going_on);
     pool.db.with(|store| {
         check(store)?;
         let (host, domain) = (store.text("VM", vm, "resident_on")?, free_domain(store));

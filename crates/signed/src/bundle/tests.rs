@@ -198,7 +198,7 @@ fn what_a_stranger_signed_is_shown_with_its_signer_and_not_opened() {
     let (manifest, signer) = BundleManifest::read_of_anyone(&mut bundle.as_slice()).unwrap();
     assert_eq!((manifest.build, signer), (build(), stranger.public()));
     assert!(matches!(open(&bundle), Err(BundleError::Manifest(DocumentError::OtherSigner { .. }))));
-    let changed = String::from_utf8_lossy(&bundle).replacen("0.2.0", "0.3.0", 1).into_owned();
+    let changed = String::from_utf8_lossy(&bundle).replacen("0.2.0", "0.3.0", 1);
     let refused = BundleManifest::read_of_anyone(&mut changed.as_bytes()).unwrap_err();
     assert!(matches!(refused, BundleError::Manifest(DocumentError::Broken { .. })), "{refused}");
 }

@@ -1,0 +1,162 @@
+//! Does what was planned, step by step; a step that fails is named, and what had been done before it is undone.
+
+use api::ErrorReport;
+
+use super::plan::{Content, Step};
+use super::probe::paths;
+use super::session::{Payload, Script, Session, SshError};
+use crate::commands::failure::{Exit, Failure};
+use crate::commands::output;
+
+/// Where a package waits for its installation.
+const PARCEL: &str = "/var/tmp/backhaul-package";
+
+/// What has been done so far on a host.
+pub struct Work<'a> {
+    session: &'a Session,
+    port: u16,
+    program: &'static str,
+    /// Name of this run, by which its former files are known.
+    run: String,
+    done: Vec<&'a Step>,
+    quiet: bool,
+}
+
+impl<'a> Work<'a> {
+    /// Nothing done yet. `quiet`: no word about each step.
+    pub fn new(session: &'a Session, port: u16, program: &'static str, quiet: bool) -> Self {
+        let run = uuid::Uuid::new_v4().simple().to_string();
+        Self { session, port, program, run, done: Vec::new(), quiet }
+    }
+
+    /// Does the steps. ctrl-C counts as a failure of the step it meets.
+    ///
+    /// # Errors
+    /// [`Failure`], after all has been undone.
+    pub async fn perform(&mut self, steps: &'a [Step]) -> Result<(), Failure> {
+        for (index, step) in steps.iter().enumerate() {
+            if !self.quiet {
+                output::aside(&format!("[{}/{}] {}", index + 1, steps.len(), step.words()));
+            }
+            // Before it is done: it may be half done when it fails.
+            self.done.push(step);
+            let done = tokio::select! {
+                done = self.act(step) => done.map_err(|error| error.to_string()),
+                _ = tokio::signal::ctrl_c() => Err("interrupted".to_owned()),
+            };
+            if let Err(why) = done {
+                return Err(self.give_up(&step.words(), &why).await);
+            }
+        }
+        Ok(())
+    }
+
+    /// Undoes all and says which step failed.
+    pub async fn give_up(&mut self, step: &str, why: &str) -> Failure {
+        let mut lines = why.lines().map(str::trim).filter(|line| !line.is_empty());
+        // The last line is the point; what comes before it leads to it.
+        let point = lines.next_back().unwrap_or("no reason was given");
+        let host = self.session.destination();
+        let mut report = ErrorReport::new("STEP", format!("cannot {step} on {host}: {point}"));
+        report.causes = lines.map(str::to_owned).collect();
+        let mut left = false;
+        let mut failed = |step: &Step, error: SshError| {
+            report.causes.push(format!("cannot undo \"{}\": {error}", step.words()));
+            left = true;
+        };
+        let done = std::mem::take(&mut self.done);
+        for step in done.iter().rev() {
+            if let Err(error) = self.undo(step).await {
+                failed(step, error);
+            }
+        }
+        // What ran before runs again once all its files are back.
+        for step in &done {
+            if let Step::Start { active, .. } = step
+                && let Err(error) = self.session.run(Script::RESUME, &[word(*active)], Payload::Nothing).await
+            {
+                failed(step, error);
+            }
+        }
+        let next = if !left {
+            format!("{host} is as it was before; mend the cause and try again")
+        } else {
+            format!(
+                "what could not be undone stays on {host}; the same command takes it up, `backhaul proxy undeploy` removes it"
+            )
+        };
+        Failure { exit: Exit::Failed, report: Some(report.with_next(next)) }
+    }
+
+    /// All is well: what was kept for undoing goes. What cannot be removed does no harm, and is said.
+    pub async fn keep(self) {
+        if self.done.is_empty() {
+            return;
+        }
+        if let Err(error) = self.session.run(Script::KEEP, &paths::FILES, Payload::Nothing).await {
+            let host = self.session.destination();
+            output::aside(&format!(
+                "note: files called *.backhaul-former-* stay on {host}, to be removed by the next run: {error}"
+            ));
+        }
+    }
+
+    async fn act(&self, step: &Step) -> Result<(), SshError> {
+        let port = self.port.to_string();
+        let run = |script, values| self.session.run(script, values, Payload::Nothing);
+        match step {
+            Step::Folder { path, mode, owner } => run(Script::FOLDER, &[path, mode, owner]).await?,
+            Step::Account => run(Script::ACCOUNT, &[]).await?,
+            Step::Put { path, mode, owner, content, .. } => self.put(path, mode, owner, content).await?,
+            Step::Package { kind, path, .. } => {
+                let parcel = format!("{PARCEL}.{kind}");
+                self.put(&parcel, "0600", "root:root", &Content::File(path.clone())).await?;
+                run(Script::PACKAGE, &[kind, &parcel]).await?
+            }
+            Step::Check => run(Script::CHECK, &[self.program]).await?,
+            Step::Start { .. } => run(Script::START, &[&port]).await?,
+        };
+        Ok(())
+    }
+
+    async fn put(&self, path: &str, mode: &str, owner: &str, content: &Content) -> Result<String, SshError> {
+        let sum = content.sum().map_err(|failure| SshError::Script {
+            code: 1,
+            said: failure.report.map(|report| report.message).unwrap_or_default(),
+        })?;
+        let payload = match content {
+            Content::Bytes(bytes) => Payload::Bytes(bytes),
+            Content::File(path) => Payload::File(path),
+        };
+        self.session.run(Script::PUT, &[path, mode, owner, &self.run, &sum], payload).await
+    }
+
+    async fn take_back(&self, path: &str, existed: bool) -> Result<String, SshError> {
+        self.session.run(Script::UNPUT, &[path, &self.run, word(existed)], Payload::Nothing).await
+    }
+
+    async fn undo(&self, step: &Step) -> Result<(), SshError> {
+        let run = |script, values| self.session.run(script, values, Payload::Nothing);
+        match step {
+            Step::Folder { path, .. } => run(Script::UNFOLDER, &[path]).await?,
+            Step::Account => run(Script::UNACCOUNT, &[]).await?,
+            Step::Put { path, existed, .. } => self.take_back(path, *existed).await?,
+            Step::Package { kind, former: None, .. } => {
+                self.take_back(&format!("{PARCEL}.{kind}"), false).await?;
+                run(Script::UNPACKAGE, &[]).await?
+            }
+            Step::Package { kind, former: Some(former), .. } => {
+                self.take_back(&format!("{PARCEL}.{kind}"), false).await?;
+                return Err(SshError::Script { code: 1, said: format!("the package of version {former} is not at hand") });
+            }
+            Step::Check => String::new(),
+            Step::Start { active: true, .. } => String::new(),
+            Step::Start { active: false, enabled } => run(Script::UNSTART, &[word(*enabled)]).await?,
+        };
+        Ok(())
+    }
+}
+
+fn word(yes: bool) -> &'static str {
+    if yes { "yes" } else { "no" }
+}

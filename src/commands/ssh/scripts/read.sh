@@ -1,0 +1,3 @@
+# A file, as it is.
+value path
+exec cat "$path"

@@ -1,0 +1,37 @@
+# Removes what a deployment made. Which paths is written here and not read from the host; `purge` also takes the state.
+value kind
+value account
+value purge
+systemctl stop backhauld 2> /dev/null
+systemctl disable backhauld 2> /dev/null
+if [ "$kind" = found ]; then
+    :
+elif [ "$kind" = package ]; then
+    if dpkg-query -W backhaul > /dev/null 2>&1; then
+        DEBIAN_FRONTEND=noninteractive dpkg --purge backhaul < /dev/null >&2 || exit 1
+    elif rpm -q backhaul > /dev/null 2>&1; then
+        rpm --erase backhaul < /dev/null >&2 || exit 1
+    fi
+else
+    for path in /usr/local/bin/backhauld /etc/systemd/system/backhauld.service; do
+        rm -f "$path" "$path.backhaul-new" "$path".backhaul-former-* || exit 1
+    done
+fi
+systemctl daemon-reload
+systemctl reset-failed backhauld 2> /dev/null
+if [ "$purge" = yes ]; then
+    rm -rf /var/lib/backhaul || exit 1
+    # An account whose files stay stays too: its number must not become somebody else's.
+    if [ "$account" = made ] && id backhaul > /dev/null 2>&1; then
+        userdel backhaul || exit 1
+        if getent group backhaul > /dev/null 2>&1; then groupdel backhaul; fi
+    fi
+else
+    rm -f /var/lib/backhaul/token.backhaul-*
+fi
+# The mark goes last: until then, a removal that was cut can be done again.
+for path in /etc/backhaul/backhauld.toml /etc/backhaul/deployed-by-ssh; do
+    rm -f "$path" "$path.backhaul-new" "$path".backhaul-former-* || exit 1
+done
+rmdir /etc/backhaul 2> /dev/null
+:

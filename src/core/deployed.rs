@@ -1,0 +1,44 @@
+//! Which deployed proxy is which proxy of this console.
+
+use api::{Deployed, DeployedState};
+
+use super::state::State;
+use super::store::Proxy;
+
+/// Whether a proxy of the fleet is this deployed one. Its own id counts; before that is known, its address, then its name.
+fn same(proxy: &Proxy, deployed: &Deployed) -> bool {
+    let id = proxy.status.as_ref().map(|status| status.id.as_str()).filter(|id| !id.is_empty());
+    match (id, &deployed.url) {
+        (Some(id), _) => id == deployed.id,
+        (None, Some(url)) => proxy.entry.url.trim_end_matches('/') == url.trim_end_matches('/'),
+        (None, None) => proxy.name() == deployed.name,
+    }
+}
+
+/// The proxy of the fleet that a deployed one is.
+pub fn known<'a>(state: &'a State, deployed: &Deployed) -> Option<&'a Proxy> {
+    state.proxies.iter().find(|proxy| same(proxy, deployed))
+}
+
+/// Who deployed a proxy of the fleet, and what is noted of it there.
+pub fn of<'a>(state: &'a State, proxy: &Proxy) -> Option<(&'a Proxy, &'a Deployed)> {
+    all(state).find(|(_, deployed)| same(proxy, deployed))
+}
+
+/// Deployed proxies that this console does not know how to reach.
+pub fn strangers(state: &State) -> Vec<(&Proxy, &Deployed)> {
+    all(state).filter(|(_, deployed)| known(state, deployed).is_none()).collect()
+}
+
+fn all(state: &State) -> impl Iterator<Item = (&Proxy, &Deployed)> {
+    state.proxies.iter().flat_map(|proxy| proxy.deployed.items.iter().map(move |deployed| (proxy, deployed)))
+}
+
+/// How far it is, in a word.
+pub fn word(state: DeployedState) -> &'static str {
+    match state {
+        DeployedState::Deploying => "deploying",
+        DeployedState::Ready => "ready",
+        DeployedState::Changing => "changing",
+    }
+}

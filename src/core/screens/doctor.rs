@@ -1,0 +1,141 @@
+//! An examination of one proxy: each checked thing as it comes out, with what was measured and what to do.
+
+use std::borrow::Cow;
+
+use api::{DoctorCheck, Verdict};
+
+use super::error_lines;
+use crate::core::format::{count, span};
+use crate::core::rich::{Glyph, Line, Role, Span, pair, pair_line};
+use crate::core::state::State;
+use crate::core::store::Examination;
+use crate::core::table::{Column, Rows, SortKey};
+
+/// Rows of the screen, as they came.
+pub struct CheckRows<'a> {
+    checks: &'a [DoctorCheck],
+    live: bool,
+}
+
+const COLUMNS: &[Column] = &[
+    Column::new("State", 9, 9, 0),
+    Column::new("Check", 11, 11, 0),
+    Column::new("Of", 8, 24, 0),
+    Column::new("Measured", 14, 60, 0),
+    Column::new("Took", 6, 8, 3).right(),
+    Column::new("What to do", 12, 200, 1),
+];
+
+impl<'a> CheckRows<'a> {
+    /// Rows for a proxy.
+    pub fn new(state: &'a State, proxy: &str) -> Self {
+        let found = state.proxy(proxy);
+        let checks = found.and_then(|proxy| proxy.examination.as_ref()).map_or(&[][..], |examination| &examination.checks);
+        Self { checks, live: found.is_some_and(|proxy| proxy.live()) }
+    }
+}
+
+fn verdict(verdict: Verdict) -> Line {
+    match verdict {
+        Verdict::Pass => Line::state(Glyph::Ok, Role::Ok, "pass"),
+        Verdict::Warning => Line::state(Glyph::Warn, Role::Warn, "warning"),
+        Verdict::Fail => Line::state(Glyph::Error, Role::Error, "fail"),
+    }
+}
+
+fn took(check: &DoctorCheck) -> String {
+    if check.took < 1000 { format!("{} ms", check.took) } else { format!("{}.{} s", check.took / 1000, check.took % 1000 / 100) }
+}
+
+impl Rows for CheckRows<'_> {
+    fn columns(&self) -> &'static [Column] {
+        COLUMNS
+    }
+
+    fn len(&self) -> usize {
+        self.checks.len()
+    }
+
+    fn id(&self, row: usize) -> Cow<'_, str> {
+        self.checks.get(row).map_or(Cow::Borrowed(""), |check| format!("{}\u{1f}{}", check.check, check.object).into())
+    }
+
+    fn cell(&self, row: usize, column: usize) -> Line {
+        let Some(check) = self.checks.get(row) else { return Line::new() };
+        match column {
+            0 => verdict(check.verdict),
+            1 => Line::text(&check.check),
+            2 => Line::text(&check.object),
+            3 => Line::text(&check.measured),
+            4 => Line::of(Role::Muted, took(check)),
+            _ => Line::of(Role::Hint, check.fix.as_deref().unwrap_or("")),
+        }
+    }
+
+    fn sort_key(&self, row: usize, column: usize) -> SortKey {
+        match self.checks.get(row) {
+            // The worst last: turned round, they are first.
+            Some(check) if column == 0 => SortKey::Number(check.verdict as i64),
+            Some(check) if column == 4 => SortKey::amount(check.took),
+            _ => SortKey::text(&self.cell(row, column).plain()),
+        }
+    }
+
+    fn haystack(&self, row: usize) -> String {
+        (0..4).map(|column| self.cell(row, column).plain()).collect::<Vec<_>>().join(" ")
+    }
+
+    fn stale(&self, _row: usize) -> bool {
+        !self.live
+    }
+}
+
+/// How many of a verdict.
+fn tally(examination: &Examination, verdict: Verdict) -> usize {
+    examination.checks.iter().filter(|check| check.verdict == verdict).count()
+}
+
+/// The line above the list.
+pub fn summary(state: &State, proxy: &str) -> Option<Line> {
+    let examination = state.proxy(proxy)?.examination.as_ref()?;
+    let mut line = match &examination.ended {
+        None => Line::state(Glyph::Running, Role::Running, format!("examining, {}", span(state.now - examination.started_at))),
+        Some((_, Some(error))) => return Some(Line::state(Glyph::Error, Role::Error, &error.message)),
+        Some((at, None)) => Line::of(Role::Muted, format!("through in {}", span(at - examination.started_at))),
+    };
+    for (verdict, glyph, role, word) in [
+        (Verdict::Fail, Glyph::Error, Role::Error, "fail"),
+        (Verdict::Warning, Glyph::Warn, Role::Warn, "warning"),
+        (Verdict::Pass, Glyph::Ok, Role::Ok, "pass"),
+    ] {
+        let n = tally(examination, verdict);
+        if n > 0 {
+            line = line.and(Role::Text, "  ").with(Span::Glyph(glyph, role)).and(role, format!(" {n} {word}"));
+        }
+    }
+    Some(line)
+}
+
+/// The selected thing in full.
+pub fn details(state: &State, proxy: &str, row: usize) -> Vec<Line> {
+    let Some(examination) = state.proxy(proxy).and_then(|proxy| proxy.examination.as_ref()) else { return Vec::new() };
+    let mut lines = Vec::new();
+    if let Some(check) = examination.checks.get(row) {
+        lines.extend([
+            pair_line("State", verdict(check.verdict)),
+            pair("Check", &check.check),
+            pair("Of", &check.object),
+            pair("Measured", &check.measured),
+        ]);
+        if let Some(fix) = &check.fix {
+            lines.push(pair_line("What to do", Line::of(Role::Hint, fix)));
+        }
+        lines.push(pair("Took", took(check)));
+    }
+    if let Some((_, Some(error))) = &examination.ended {
+        lines.push(Line::new());
+        lines.push(Line::of(Role::Muted, format!("It broke off after {}", count(examination.checks.len(), "check"))));
+        lines.extend(error_lines(error));
+    }
+    lines
+}

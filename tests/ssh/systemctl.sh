@@ -1,0 +1,53 @@
+#!/bin/sh
+# Stands in for systemd on the host of a test: one service, kept as a process.
+run=/run/test-systemd
+mkdir -p $run
+say() { echo "$1"; [ "$1" = active ] || [ "$1" = enabled ]; }
+find_unit() {
+    for dir in /etc/systemd/system /usr/lib/systemd/system /lib/systemd/system; do
+        [ -f $dir/backhauld.service ] && { echo $dir/backhauld.service; return; }
+    done
+    return 1
+}
+wants=/etc/systemd/system/multi-user.target.wants/backhauld.service
+setting() { sed -n "s/^$1=//p" $run/loaded; }
+alive() { [ -f $run/pid ] && [ -d "/proc/$(cat $run/pid)" ] && [ "$(cut -d ' ' -f 3 "/proc/$(cat $run/pid)/stat")" != Z ]; }
+start() {
+    [ -f $run/loaded ] || { echo "Failed to start backhauld.service: Unit backhauld.service not found." >&2; return 5; }
+    alive && return 0
+    user=$(setting User)
+    id "$user" > /dev/null || return 217
+    condition=$(setting ConditionPathExists)
+    [ -z "$condition" ] || [ -e "$condition" ] || return 0
+    install -d -o "$user" -g "$user" -m "$(setting StateDirectoryMode)" "/var/lib/$(setting StateDirectory)"
+    umask "$(setting UMask)"
+    setsid setpriv --reuid "$user" --regid "$user" --clear-groups --no-new-privs \
+        --inh-caps=-all,+net_bind_service --ambient-caps=-all,+net_bind_service --bounding-set=-all,+net_bind_service \
+        $(setting ExecStart) < /dev/null > /var/log/backhauld.log 2>&1 &
+    echo $! > $run/pid
+}
+stop() {
+    alive || return 0
+    kill "$(cat $run/pid)"
+    tries=0
+    while alive; do
+        tries=$((tries + 1))
+        [ $tries -lt 300 ] || kill -9 "$(cat $run/pid)"
+        sleep 0.1
+    done
+}
+case $1 in
+    --version) echo "systemd 252 (test)" ;;
+    daemon-reload) if unit=$(find_unit); then cp "$unit" $run/loaded; else rm -f $run/loaded; fi ;;
+    is-active) if alive; then say active; else say inactive; fi ;;
+    is-enabled) if [ -L $wants ]; then say enabled; else say disabled; fi ;;
+    enable) unit=$(find_unit) || exit 1; mkdir -p ${wants%/*}; ln -sf "$unit" $wants ;;
+    disable) rm -f $wants ;;
+    start) start ;;
+    stop) stop ;;
+    restart) [ ! -e $run/broken ] || { stop; echo "Job for backhauld.service failed." >&2; exit 1; }; stop; start ;;
+    try-restart) alive || exit 0; stop; start ;;
+    reset-failed | is-system-running) ;;
+    show) echo "MainPID=$(cat $run/pid 2> /dev/null || echo 0)" ;;
+    *) echo "systemctl: the test's one does not know $*" >&2; exit 1 ;;
+esac

@@ -1,0 +1,3 @@
+//! What the daily commands share.
+
+pub mod run;
