@@ -59,6 +59,7 @@ async fn all_proxies_are_asked_and_one_that_is_silent_is_told() {
     let narrowed = stdout(&backhaul(dir.path(), &["doctor", "two"]).await);
     assert!(!narrowed.contains("pool x") && narrowed.contains("pool y"), "{narrowed}");
     assert_eq!(backhaul(dir.path(), &["doctor", "three"]).await.status.code(), Some(2));
+    assert_eq!(backhaul(dir.path(), &["--proxy", "one", "doctor", "two"]).await.status.code(), Some(2));
 
     let path = dir.path().join("proxies.toml");
     let text = std::fs::read_to_string(&path).unwrap().replace(&two.url, "https://127.0.0.1:1");

@@ -51,8 +51,14 @@ struct Count {
     failed: usize,
 }
 
-fn narrowed(common: &Common, name: Option<String>) -> Common {
-    Common { proxy: name.or_else(|| common.proxy.clone()), ..common.clone() }
+/// The same with the proxy that is named behind the command.
+fn narrowed(common: &Common, name: Option<String>) -> Result<Common, Failure> {
+    match (&common.proxy, &name) {
+        (Some(one), Some(other)) if one != other => {
+            Err(Failure::usage(format!("two proxies are named, {one:?} and {other:?}; name one")))
+        }
+        _ => Ok(Common { proxy: name.or_else(|| common.proxy.clone()), ..common.clone() }),
+    }
 }
 
 /// Examines proxies, all at the same time, and tells each line as it comes.
@@ -60,7 +66,7 @@ fn narrowed(common: &Common, name: Option<String>) -> Common {
 /// # Errors
 /// [`Failure`]; also, without a word more, when a check failed.
 pub async fn doctor(common: &Common, arguments: DoctorArgs) -> Result<(), Failure> {
-    let context = Context::new(&narrowed(common, arguments.name))?;
+    let context = Context::new(&narrowed(common, arguments.name)?)?;
     let sites = context.sites()?;
     let several = sites.len() > 1;
     let ended = join_all(sites.iter().map(|site| examine(&context, site, several))).await;
@@ -138,7 +144,7 @@ fn words(proxy: Option<&str>, check: &DoctorCheck) -> String {
 /// # Errors
 /// [`Failure`]; a file that exists is left alone.
 pub async fn support(common: &Common, arguments: SupportArgs) -> Result<(), Failure> {
-    let context = Context::new(&narrowed(common, arguments.name))?;
+    let context = Context::new(&narrowed(common, arguments.name)?)?;
     let site = context.only_site()?;
     let bundle = site.call::<SupportBundleGet>(&NoParams {}).await?;
     if arguments.output.as_deref() == Some(Path::new("-")) {
