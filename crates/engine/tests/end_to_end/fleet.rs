@@ -229,7 +229,8 @@ impl Fleet {
             .map(|(_, vm)| vm["uuid"].as_str().unwrap())
             .collect();
         let mut expected: Vec<_> = expected.iter().map(|proxy| proxy.vm.as_deref().unwrap()).collect();
-        (found.sort_unstable(), expected.sort_unstable());
+        found.sort_unstable();
+        expected.sort_unstable();
         assert_eq!(found, expected, "{what}");
     }
 }
