@@ -168,13 +168,17 @@ async fn retire(
     let intent = step
         .run_to_end(context, times, async |task| {
             // The mark first: whoever finishes this after a crash asks for it.
-            machine::set_mark(pool, vm, OBSOLETE, Some(&context.run)).await?;
-            let what = Intent::ObsoleteVm { pool: pool.id.clone(), uuid: vm.uuid.clone() };
-            let intent = match context.recorder.intend(what).await {
+            let announced = async {
+                machine::set_mark(pool, vm, OBSOLETE, Some(&context.run)).await?;
+                let what = Intent::ObsoleteVm { pool: pool.id.clone(), uuid: vm.uuid.clone() };
+                Ok::<_, Error>(context.recorder.intend(what).await?)
+            };
+            let intent = match announced.await {
                 Ok(intent) => intent,
                 Err(error) => {
+                    // Also when setting it has failed: only the answer may have been lost.
                     let _ = machine::set_mark(pool, vm, OBSOLETE, None).await;
-                    return Err(error.into());
+                    return Err(error);
                 }
             };
             settle::obsolete(pool, &context.run, &vm.uuid, task).await?;

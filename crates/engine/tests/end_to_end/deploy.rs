@@ -175,7 +175,7 @@ async fn a_deployment_cancelled_at_any_step_is_undone_or_complete() {
                 fleet.destroyed(&proxy).await;
             }
         }
-        fleet.assert_as(&before, &step).await;
+        fleet.assert_as_but_for_tasks(&before, &step).await;
         assert_eq!(fleet.proxies.count(), (0, 0), "{step}");
     }
 }
@@ -190,11 +190,11 @@ async fn a_change_or_replacement_cancelled_at_any_step_leaves_a_proxy_that_works
         let events = cancelled_at(&fleet, Work::Reconfigure(fleet.reconfiguration(&proxy)), &step).await;
         crate::site::Story(events.clone()).assert_tidy();
         match outcome(&events) {
-            None => fleet.assert_as(&before, &step).await,
+            None => fleet.assert_as_but_for_tasks(&before, &step).await,
             Some(_) => {
                 let back = ReconfigurePlan { vcpus: Some(2), ..fleet.reconfiguration(&proxy) };
                 fleet.run(Work::Reconfigure(back)).await.assert(Outcome::Success);
-                fleet.assert_as(&before, &step).await;
+                fleet.assert_as_but_for_tasks(&before, &step).await;
             }
         }
         fleet.assert_works(&proxy, 2, &step).await;
@@ -204,7 +204,7 @@ async fn a_change_or_replacement_cancelled_at_any_step_leaves_a_proxy_that_works
         let events = cancelled_at(&fleet, deploy(fleet.replacement(&proxy)), &step).await;
         crate::site::Story(events.clone()).assert_tidy();
         match registered(&events).filter(|_| outcome(&events).is_some()) {
-            None => fleet.assert_as(&before, &step).await,
+            None => fleet.assert_as_but_for_tasks(&before, &step).await,
             Some(new) => proxy = new,
         }
         fleet.assert_works(&proxy, 2, &step).await;
@@ -223,10 +223,10 @@ async fn a_destruction_is_cancelled_before_it_begins_or_comes_to_its_end() {
         let story = crate::site::Story(events);
         story.assert_tidy();
         if story.outcome() == Outcome::Cancelled {
-            fleet.assert_as(&standing, step).await;
+            fleet.assert_as_but_for_tasks(&standing, step).await;
             fleet.assert_works(&proxy, 0, step).await;
             fleet.destroyed(&proxy).await;
         }
-        fleet.assert_as(&before, step).await;
+        fleet.assert_as_but_for_tasks(&before, step).await;
     }
 }
