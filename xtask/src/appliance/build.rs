@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
+use signed::{ImageFormat, ImageManifest, ImageNeeds, SecretKey};
 
 use crate::debian::Lock;
 use crate::disk::MIB;
@@ -28,6 +29,7 @@ pub fn build(order: &Build) -> Result<()> {
         None => release()?,
     };
     ensure!(backhauld.is_file(), "{} is no program", backhauld.display());
+    let key = order.sign.as_deref().map(secret_key).transpose()?;
     let lock = if order.update_lock { None } else { Some(Lock::load()?) };
     let epoch = epoch(lock.as_ref())?;
     let tools = Tools::prepare(&order.sources, &out)?;
@@ -38,6 +40,8 @@ pub fn build(order: &Build) -> Result<()> {
     }
     let raw = disk::make(&tools, &root.archive, order.disk * MIB, epoch, &out)?;
     let xva = archive(&raw, order.disk * MIB, &out)?;
+    // One of an image that was here before would be wrong.
+    let _ = std::fs::remove_file(xva.with_added_extension("manifest"));
     let mut said = String::new();
     for path in [&raw, &xva] {
         let hash = checksum(path)?;
@@ -45,6 +49,12 @@ pub fn build(order: &Build) -> Result<()> {
         let sum = path.with_added_extension("sha256");
         std::fs::write(&sum, format!("{hash}  {name}\n")).with_context(|| format!("cannot write {}", sum.display()))?;
         let metadata = std::fs::metadata(path)?;
+        if let Some(key) = key.as_ref().filter(|_| *path == xva) {
+            let manifest = manifest(hash.clone(), metadata.len(), order.disk * MIB).sign(key);
+            let manifest = manifest.with_context(|| format!("cannot sign {}", path.display()))?;
+            let beside = path.with_added_extension("manifest");
+            std::fs::write(&beside, manifest).with_context(|| format!("cannot write {}", beside.display()))?;
+        }
         let _ = writeln!(
             said,
             "{name}: {} MiB, {} MiB of them used, SHA-256 {hash}",
@@ -62,6 +72,17 @@ pub fn folder(out: &Path) -> Result<PathBuf> {
     let out = std::path::absolute(out)?;
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     Ok(out)
+}
+
+/// What the archive's signature vouches for.
+fn manifest(sha256: String, size: u64, disk: u64) -> ImageManifest {
+    let needs = ImageNeeds { memory: MEMORY, vcpus: VCPUS, disk };
+    ImageManifest { version: env!("CARGO_PKG_VERSION").into(), format: ImageFormat::Xva, size, sha256, needs }
+}
+
+fn secret_key(path: &Path) -> Result<SecretKey> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    text.trim().parse().with_context(|| format!("the key in {}", path.display()))
 }
 
 fn release() -> Result<PathBuf> {
@@ -124,4 +145,18 @@ fn checksum(path: &Path) -> Result<String> {
         }
     }
     Ok(sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signed_archive_is_known_by_the_other_half_of_the_key() {
+        let key = SecretKey::generate().unwrap();
+        let manifest = manifest("ab".repeat(32), 17, 2048 * MIB);
+        let text = manifest.sign(&key).unwrap();
+        assert_eq!(ImageManifest::read(&text, &[key.public()]).unwrap(), manifest);
+        assert!(ImageManifest::read(&text, &[SecretKey::generate().unwrap().public()]).is_err());
+    }
 }

@@ -52,6 +52,10 @@ pub struct Build {
     /// Size of the disk, MiB; the root file system grows to the real disk's at each boot
     #[arg(long, value_name = "MIB", default_value_t = 2048)]
     disk: u64,
+    /// Sign the XVA with the secret key in this file, made by `backhaul bundle keygen`: proxies that trust its other half
+    /// deploy no other image
+    #[arg(long, value_name = "FILE")]
+    sign: Option<PathBuf>,
     #[command(flatten)]
     sources: debian::Sources,
     /// Fail if a package is another than in packaging/appliance/packages.lock

@@ -98,6 +98,14 @@ impl Machine {
     }
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(sockets) = self.control.parent() {
+            let _ = std::fs::remove_dir_all(sockets);
+        }
+    }
+}
+
 impl Running {
     /// Presses its power button, and waits until it is off.
     pub async fn power_off(mut self, bench: &Bench) -> Result<()> {
