@@ -59,7 +59,7 @@ pub(super) fn request(form: &Form) -> Request {
 }
 
 pub(super) fn command(form: &Form, proxy: &str) -> String {
-    let mut line = format!("backhaul proxy configure --proxy {}", shell(proxy));
+    let mut line = format!("backhaul proxy set {}", shell(proxy));
     if let Request::Configure(params) = request(form) {
         for (flag, value) in [("name", params.name), ("site", params.site)] {
             if let Some(value) = value {
