@@ -65,7 +65,7 @@ fn a_proxy_is_deployed_and_destroyed_with_the_keyboard_alone() {
     row(&terminal, "paris", "idle");
     row(&terminal, "lyon", "idle");
     terminal.types("n");
-    terminal.shows("Local storage");
+    terminal.shows("annecy NAS");
     terminal.types("annecy");
     // One processor is too few, and the form says so at once, before anything is asked of anybody.
     terminal.types("\t".repeat(8));

@@ -3,15 +3,13 @@
 //!
 //! One lab for all of it, because each takes a while to start.
 
-#[path = "support/lab.rs"]
-mod site;
 mod support;
 
 use std::path::{Path, PathBuf};
 
 use lab::Dump;
 use serde_json::Value;
-use site::Lab;
+use support::lab::Lab;
 use support::{stderr, stdout};
 
 const SECRET: &str = "s3cret-wörd";
@@ -25,8 +23,9 @@ struct Bench {
 
 impl Bench {
     fn deploy<'a>(&self, name: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-        let base = ["proxy", "deploy", "--proxy", "paris", "--pool", self.pool, "--name", name, "--port", "8443", "--yes"];
-        [&base[..], more].concat()
+        let base = ["proxy", "deploy", "--proxy", "paris", "--pool", self.pool, "--name", name, "--yes"];
+        let port = if more.contains(&"--port") { &[][..] } else { &["--port", "8443"] };
+        [&base[..], port, more].concat()
     }
 
     /// A deployment that is refused: at these fields, with these words, and nothing is touched.

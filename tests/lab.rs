@@ -1,8 +1,6 @@
 //! The whole story with the real programs: a lab, a job, a key, a delta that moves only what changed, a restore that is
 //! the same to the byte, and nothing left running.
 
-#[path = "support/lab.rs"]
-mod site;
 mod support;
 
 use std::path::PathBuf;
@@ -10,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::{Value, json};
-use site::{Lab, PATIENCE, pool_call};
+use support::lab::{Lab, PATIENCE, pool_call};
 use support::{backhaul, stderr};
 
 async fn gone(processes: &[Pid]) {

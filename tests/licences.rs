@@ -1,14 +1,12 @@
 //! Licences with the real programs of a lab that asks for them: none, a free one that binds itself, no second proxy under
 //! it, several to choose from, and all that is no licence.
 
-#[path = "support/lab.rs"]
-mod site;
 mod support;
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use site::Lab;
+use support::lab::Lab;
 use support::{stderr, stdout};
 
 /// Issues a licence with the key in a file, and answers the file that holds it.

@@ -1,14 +1,12 @@
 //! A deployed proxy over its life, with the real programs: it is given another name, token, certificate and address, made
 //! anew with its help and without, and destroyed; it stays the same proxy all the time, and nothing is left of it.
 
-#[path = "support/lab.rs"]
-mod site;
 mod support;
 
 use std::path::Path;
 
 use serde_json::{Value, json};
-use site::{Lab, PATIENCE, pool_call};
+use support::lab::{Lab, PATIENCE, pool_call};
 use support::{backhaul, stderr, stdout};
 
 const SECRET: &str = "s3cret-word";

@@ -1,15 +1,13 @@
 //! Upgrades with the real programs of a lab, by the commands a person types: a good bundle, a bad one, one after the other,
 //! and a backup that runs meanwhile.
 
-#[path = "support/lab.rs"]
-mod site;
 mod support;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
-use site::{Lab, PATIENCE, daemon_program};
+use support::lab::{Lab, PATIENCE, daemon_program};
 use support::{stderr, stdout};
 
 /// A bad program, which ends at once.

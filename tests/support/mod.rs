@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod lab;
+
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::path::Path;
