@@ -204,10 +204,17 @@ fn holds(path: &Path, text: &[u8]) -> std::io::Result<bool> {
 
 /// Calls a pool of `lab.json` directly; the answer's result.
 pub async fn pool_call(pool: &Value, method: &str, params: Value) -> Value {
+    try_pool_call(pool, method, params).await.unwrap_or_else(|error| panic!("{method}: {error}"))
+}
+
+/// As [`pool_call`]; fails with what the pool answers.
+pub async fn try_pool_call(pool: &Value, method: &str, params: Value) -> Result<Value, Value> {
     let http = client::pinned_http(pool["fingerprint"].as_str().unwrap().parse().unwrap()).unwrap();
     let call = json!({ "jsonrpc": "2.0", "id": 0, "method": method, "params": params });
     let answer = http.post(format!("{}/jsonrpc", pool["url"].as_str().unwrap())).json(&call).send().await.unwrap();
     let mut answer: Value = answer.json().await.unwrap();
-    assert!(answer.get("error").is_none(), "{method}: {answer}");
-    answer["result"].take()
+    match answer.get("error") {
+        Some(_) => Err(answer["error"].take()),
+        None => Ok(answer["result"].take()),
+    }
 }
