@@ -200,7 +200,7 @@ fn by_way_of_sudo_no_secret_is_seen_by_others() {
             assert!(!text.contains(secret), "a log shows a secret");
         }
         let holders =
-            host.run(&format!("grep -rlF '{secret}' /etc /var/lib/backhaul /var/log /var/tmp /tmp /root | xargs stat -c '%a'"));
+            host.run(&format!("grep -rlF '{secret}' /etc /var/lib/backhaul /var/log /var/tmp /tmp /run | xargs stat -c '%a'"));
         assert!(!holders.is_empty() && holders.lines().all(|mode| mode == "600"), "{holders}");
     }
     good(host.backhaul(&["proxy", "undeploy", "--ssh", &to, "--confirm", "by sudo", "--purge"]));
@@ -222,7 +222,7 @@ fn a_host_that_will_not_do_is_refused_before_anything_is_touched() {
     host.trust("host-key.pub");
     refused(&host.backhaul(&["proxy", "deploy", "--ssh", &host.destination("nobody-there"), "--yes"]), 4, &["Permission denied"]);
     refused(&host.backhaul(&["proxy", "deploy", "--ssh", "root@127.0.0.1:1", "--yes"]), 3, &["cannot log in", "refused"]);
-    refused(&host.backhaul(&["proxy", "deploy", "--ssh", "-oProxyCommand=touch /tmp/x", "--yes"]), 2, &["no place to go to"]);
+    refused(&host.backhaul(&["proxy", "deploy", "--ssh=-oProxyCommand=touch /tmp/x", "--yes"]), 2, &["no place to go to"]);
     refused(&host.backhaul(&["proxy", "deploy", "--ssh", &root, "--sr", "x", "--yes"]), 2, &["--sr is about a VM"]);
     refused(&host.backhaul(&["proxy", "deploy", "--ssh", &root, "--name", "a\nb", "--yes"]), 2, &["control characters"]);
     refused(&host.backhaul(&["--read-only", "proxy", "deploy", "--ssh", &root, "--port", &port, "--yes"]), 4, &["read-only"]);

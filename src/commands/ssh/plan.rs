@@ -195,7 +195,9 @@ pub struct Plan {
 /// [`Failure`]: the host will not do, or is somebody else's.
 pub fn plan(host: &str, found: &Found, standing: &Standing, wishes: &Wishes, source: &Source) -> Result<Plan, Failure> {
     let form = form(host, found, source)?;
-    let mark = found.mark.unwrap_or(Mark { form, made_account: !found.is("account") });
+    // An account that an earlier deployment has left with its files is ours, too.
+    let made_account = !found.is("account") || found.is("account-made");
+    let mark = found.mark.unwrap_or(Mark { form, made_account });
     let former = found.config.as_deref().map(|text| settings(host, text)).transpose()?;
     let fallback = found.facts.get("node").unwrap_or("backhaul");
     if let Some(former) = &former {

@@ -34,6 +34,7 @@ for path in /etc/backhaul /etc/backhaul/backhauld.toml /etc/backhaul/deployed-by
     [ -e "$path" ] && say exists "$path"
 done
 id backhaul > /dev/null 2>&1 && say account yes
+[ -e /var/lib/backhaul/account-made ] && say account-made yes
 [ "$(systemctl is-active backhauld 2> /dev/null)" = active ] && say active yes
 [ "$(systemctl is-enabled backhauld 2> /dev/null)" = enabled ] && say enabled yes
 # The ports that somebody listens on: from the kernel's own table, since `ss` is not everywhere.

@@ -28,6 +28,8 @@ if [ "$purge" = yes ]; then
     fi
 else
     rm -f /var/lib/backhaul/token.backhaul-*
+    # Its account stays with the files. A later deployment that takes them up is to know that it may go with them.
+    if [ "$account" = made ] && [ -d /var/lib/backhaul ]; then : > /var/lib/backhaul/account-made || exit 1; fi
 fi
 # The mark goes last: until then, a removal that was cut can be done again.
 for path in /etc/backhaul/backhauld.toml /etc/backhaul/deployed-by-ssh; do
