@@ -8,7 +8,6 @@ use api::{
     CertificateRenew, CertificateRenewParams, DeployClaim, DoctorParams, DoctorRun, ErrorReport, IdParams, LicenseImport,
     LicenseImportParams, Method, NoParams, SupportBundleGet, TokenRotate, TokenRotateParams, UpgradeParams, UpgradeStart,
 };
-use base64::Engine as _;
 use jiff::Timestamp;
 
 use super::{Client, Shared, licenses, unkept};
@@ -47,8 +46,8 @@ async fn run(shared: &Shared, name: &str, id: RequestId, errand: Errand) -> Resu
         Errand::Upgrade { bundle, wait_seconds } => {
             let client = client(shared, name)?;
             let bytes = read(&bundle, BUNDLE).await?;
-            let bundle = base64::engine::general_purpose::STANDARD.encode(bytes);
-            let params = UpgradeParams { bundle, wait_seconds: Some(wait_seconds), downgrade: false };
+            let received = client.send_bundle(bytes).await.map_err(|error| error.report())?;
+            let params = UpgradeParams { bundle: received.bundle, wait_seconds: Some(wait_seconds), downgrade: false };
             Ok(Done::Upgrading(Box::new(call::<UpgradeStart>(&client, &params).await?)))
         }
         Errand::ImportLicense(source) => {
