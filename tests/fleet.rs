@@ -327,8 +327,10 @@ async fn files_are_read_with_a_reason_when_they_cannot_be() {
     std::fs::write(&bundle, b"signed bytes").unwrap();
     let errand = |path: &Path| Errand::Upgrade { bundle: path.display().to_string(), wait_seconds: 60 };
     done(&fleet, &mut events, "lyon", errand(&bundle)).await.unwrap();
-    let (_, params) = lyon.calls().into_iter().find(|(method, _)| method == "upgrade.start").unwrap();
-    assert_eq!((params["bundle"].as_str(), params["waitSeconds"].as_u64()), (Some("c2lnbmVkIGJ5dGVz"), Some(60)));
+    let asked = |method: &str| lyon.calls().into_iter().find(|(known, _)| known == method).unwrap().1;
+    assert_eq!(asked("bundle"), "signed bytes");
+    let params = asked("upgrade.start");
+    assert_eq!((params["bundle"].as_str(), params["waitSeconds"].as_u64()), (Some("its sum"), Some(60)));
     let missing = dir.path().join("missing");
     let error = done(&fleet, &mut events, "lyon", errand(&missing)).await.unwrap_err();
     assert!(error.message.contains(missing.to_str().unwrap()), "{error}");

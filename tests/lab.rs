@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
-use serde_json::{Value, json};
-use support::lab::{Lab, PATIENCE, pool_call};
+use serde_json::Value;
+use support::lab::{Lab, PATIENCE};
 use support::{backhaul, stderr};
 
 async fn gone(processes: &[Pid]) {
@@ -108,21 +108,6 @@ async fn nothing_survives_a_killed_lab_and_a_killed_daemon_comes_back() {
     assert_eq!(lab.list(&["vm", "list"]).await.len(), 3);
 }
 
-/// Destroys all snapshots of a pool with their disks.
-async fn destroy_snapshots(lab: &Lab, pool: &str) {
-    let inventory = lab.json();
-    let pool = inventory["pools"].as_array().unwrap().iter().find(|known| known["name"] == pool).unwrap();
-    let session = pool_call(pool, "session.login_with_password", json!([pool["username"], pool["password"]])).await;
-    let records = async |class: &str| pool_call(pool, &format!("{class}.get_all_records"), json!([session])).await;
-    let (vms, vdis) = (records("VM").await, records("VDI").await);
-    for (class, records) in [("VM", &vms), ("VDI", &vdis)] {
-        for (reference, _) in records.as_object().unwrap().iter().filter(|(_, record)| record["is_a_snapshot"] == true) {
-            pool_call(pool, &format!("{class}.destroy"), json!([session, reference])).await;
-        }
-    }
-    pool_call(pool, "session.logout", json!([session])).await;
-}
-
 #[tokio::test]
 async fn a_proxy_is_deployed_used_changed_and_destroyed_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -167,7 +152,7 @@ async fn a_proxy_is_deployed_used_changed_and_destroyed_and_leaves_nothing() {
     assert_eq!(mistyped.status.code(), Some(2), "{}", stderr(&mistyped));
     lab.ask(&["proxy", "destroy", name, "--confirm", name]).await;
     // What is left is the base of the next delta of the VM that was backed up: that is the job's, not the deployment's.
-    destroy_snapshots(&lab, "annecy").await;
+    lab.destroy_snapshots("annecy").await;
     lab.assert_as(&before.0, "destroyed").await;
     assert_eq!(lab.images(), before.1);
     assert!(lab.list(&["proxy", "list"]).await.iter().all(|proxy| proxy["name"] != name));

@@ -6,7 +6,7 @@ mod support;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use support::lab::{Lab, PATIENCE, pool_call, try_pool_call};
+use support::lab::{Lab, PATIENCE, pool_call};
 use support::{backhaul, stderr, stdout};
 
 const SECRET: &str = "s3cret-word";
@@ -75,28 +75,6 @@ async fn vm_power(lab: &Lab, uuid: &str, then: Option<&str>) -> Option<String> {
         pool_call(pool, method, json!([session, reference])).await;
     }
     Some(record["power_state"].as_str().unwrap().to_owned())
-}
-
-/// Removes the snapshots of a job, with their disks.
-async fn remove_snapshots(lab: &Lab, job: &str) {
-    let inventory = lab.json();
-    let pool = inventory["pools"].as_array().unwrap().iter().find(|pool| pool["name"] == "paris").unwrap();
-    let session = pool_call(pool, "session.login_with_password", json!([pool["username"], pool["password"]])).await;
-    let vms = pool_call(pool, "VM.get_all_records", json!([session])).await;
-    let vbds = pool_call(pool, "VBD.get_all_records", json!([session])).await;
-    let ours = |vm: &Value| vm["name_label"].as_str().is_some_and(|label| label.contains(&format!("[XO Backup {job}]")));
-    for vm in vms.as_object().unwrap().iter().filter(|(_, vm)| ours(vm)).map(|(vm, _)| vm) {
-        let disks = vbds.as_object().unwrap().values().filter(|vbd| vbd["VM"] == vm.as_str() && vbd["type"] == "Disk");
-        pool_call(pool, "VM.destroy", json!([session, vm])).await;
-        for disk in disks {
-            let deadline = tokio::time::Instant::now() + PATIENCE;
-            // A pool needs a moment to see that nobody reads a disk any more.
-            while let Err(error) = try_pool_call(pool, "VDI.destroy", json!([session, disk["VDI"]])).await {
-                assert!(error["message"] == "VDI_IN_USE" && tokio::time::Instant::now() < deadline, "{error}");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        }
-    }
 }
 
 /// The token of a proxy, from the configuration of a console.
@@ -265,7 +243,7 @@ async fn a_deployed_proxy_is_changed_and_made_anew_and_stays_the_same_one() {
     }
     lab.ask(&["proxy", "destroy", name, "--confirm", name]).await;
     // A job leaves the snapshot that its next delta would count from; it is a job's, and no part of a proxy.
-    remove_snapshots(&lab, "nightly").await;
+    lab.destroy_snapshots("paris").await;
     lab.assert_as(&before, "after all of it").await;
     assert_eq!(lab.images(), images);
     assert_eq!(lab.list(&["proxy", "deployed"]).await, Vec::<Value>::new());

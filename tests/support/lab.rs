@@ -131,6 +131,26 @@ impl Lab {
         }
     }
 
+    /// Destroys all snapshots of a pool with their disks.
+    pub async fn destroy_snapshots(&self, pool: &str) {
+        let inventory = self.json();
+        let pool = inventory["pools"].as_array().unwrap().iter().find(|known| known["name"] == pool).unwrap();
+        let session = pool_call(pool, "session.login_with_password", json!([pool["username"], pool["password"]])).await;
+        let records = async |class: &str| pool_call(pool, &format!("{class}.get_all_records"), json!([session])).await;
+        let (vms, vdis) = (records("VM").await, records("VDI").await);
+        for (class, records) in [("VM", &vms), ("VDI", &vdis)] {
+            for (reference, _) in records.as_object().unwrap().iter().filter(|(_, record)| record["is_a_snapshot"] == true) {
+                let deadline = tokio::time::Instant::now() + PATIENCE;
+                // A pool needs a moment to see that nobody reads a disk any more.
+                while let Err(error) = try_pool_call(pool, &format!("{class}.destroy"), json!([session, reference])).await {
+                    assert!(error["message"] == "VDI_IN_USE" && tokio::time::Instant::now() < deadline, "{class}: {error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+        pool_call(pool, "session.logout", json!([session])).await;
+    }
+
     /// The images of all pools.
     pub fn images(&self) -> Vec<std::ffi::OsString> {
         let pools = std::fs::read_dir(self.dir.join("pools")).unwrap().flatten();

@@ -111,7 +111,14 @@ async fn answer(
         return Ok(response);
     }
     response.headers_mut().insert("content-type", "application/json".parse().unwrap());
+    let bundle = request.uri().path() == api::BUNDLE_PATH;
     let body = request.into_body().collect().await.unwrap().to_bytes();
+    if bundle {
+        calls.lock().unwrap().push(("bundle".to_owned(), String::from_utf8_lossy(&body).into()));
+        let received = json!({ "bundle": "its sum", "bytes": body.len() });
+        let _ = send.send(received.to_string().into()).await;
+        return Ok(response);
+    }
     let call: Value = serde_json::from_slice(&body).unwrap();
     let (method, params) = (call["method"].as_str().unwrap().to_owned(), call["params"].clone());
     calls.lock().unwrap().push((method.clone(), params.clone()));
