@@ -20,7 +20,7 @@ use super::failure::{Exit, Failure};
 use super::objects::print_list;
 use super::ssh::{self, SshArgs};
 use super::{output, watch};
-use crate::config::{Config, ConfigError, Proxy, Token, check_url};
+use crate::config::{Config, ConfigError, Proxy};
 
 /// The answers on a command line.
 #[derive(Clone, Default)]
@@ -402,16 +402,8 @@ pub(super) fn agreed(question: &str) -> Result<bool, Failure> {
 /// Adds a deployed proxy to the configuration, or brings its entry up to date.
 async fn adopt(common: &Common, site: &Site, name: &str) -> Result<(), Failure> {
     let credentials = site.call::<DeployClaim>(&IdParams { id: name.to_owned() }).await?;
-    let wrong = |what: &str, why: String| Failure::failed("CLAIM", format!("{} told {what} that is none: {why}", site.name));
-    let proxy = Proxy {
-        name: credentials.name.clone(),
-        url: check_url(&credentials.url).map_err(|why| wrong("an address", why))?,
-        token: Token::new(&credentials.token).map_err(|why| wrong("a token", why))?,
-        fingerprint: credentials
-            .fingerprint
-            .parse()
-            .map_err(|error: tls::ParseFingerprintError| wrong("a fingerprint", error.to_string()))?,
-    };
+    let proxy = Proxy::claimed(&credentials)
+        .map_err(|why| Failure::failed("CLAIM", format!("{} told of {} {why}", site.name, credentials.name)))?;
     let shown = format!("proxy {} answers at {}, certificate {}", proxy.name, credentials.url, proxy.fingerprint);
     Config::put_proxy(&config_dir(common)?, proxy)?;
     if common.json {
