@@ -52,7 +52,7 @@ fn run(state: &State) -> Option<(String, String, String, bool)> {
         }
         Screen::Runs => {
             let (proxy, run) = runs::at(state, row(state)?)?;
-            Some((proxy.name().to_owned(), run.id.clone(), run.label.clone(), run.outcome.is_some()))
+            Some((proxy.name().to_owned(), run.id.clone(), runs::name(Some(run.kind), &run.label), run.outcome.is_some()))
         }
         Screen::Run { proxy, run } => {
             let label = state.screen().crumb(state);

@@ -9,7 +9,7 @@ use super::effect::{Answer, Effect, FleetCommand, Request, RequestId};
 use super::forms::{Form, FormKind};
 use super::live::LiveRun;
 use super::manage;
-use super::screens::{Screen, fleet_id};
+use super::screens::{Screen, fleet_id, runs};
 use super::state::{Expected, Follow, Purpose, State};
 use super::store::{ListKind, ListState, Tested};
 
@@ -73,7 +73,7 @@ pub(super) fn on_reply(state: &mut State, name: &str, id: RequestId, result: Res
             Purpose::Start,
             Ok(Answer::JobRun(run) | Answer::Restore(run) | Answer::Verify(run) | Answer::RestorePointRemove(run)),
         ) => {
-            state.tell(LogLevel::Info, format!("{} on {name}: started", run.label));
+            state.tell(LogLevel::Info, format!("{} on {name}: started", runs::name(Some(run.kind), &run.label)));
             show_run(state, name, run);
         }
         (Purpose::RunDetail(run), Ok(Answer::Run(detail))) => {
@@ -215,7 +215,7 @@ fn on_saved(state: &mut State, name: &str, id: RequestId, answer: Answer, then_r
         }
         Answer::Errand(done) => manage::done(state, name, done),
         Answer::Restore(run) => {
-            state.tell(LogLevel::Info, format!("Restore of {} started", run.label));
+            state.tell(LogLevel::Info, format!("{} on {name}: started", runs::name(Some(run.kind), &run.label)));
             show_run(state, name, run);
         }
         _ => {}

@@ -349,6 +349,12 @@ pub fn runs(a: bool) -> Vec<Run> {
         ended("run-3", "by hand", Outcome::Failure),
         ended("run-4", "nightly", Outcome::Success),
         ended("run-5", "nightly", Outcome::Interrupted),
+        Run {
+            kind: RunKind::Deploy,
+            job: None,
+            summary: Some(RunSummary::default()),
+            ..ended("run-6", "annecy", Outcome::Success)
+        },
     ]
 }
 

@@ -308,22 +308,25 @@ impl State {
         }
     }
 
-    /// Actions of the table that match what is typed in the open chooser, best first.
+    /// Actions of the table that match what is typed in the open chooser, best first. Where nothing is typed yet, the
+    /// palette, which has those of all screens, begins with what can be done now.
     pub fn choices(&self) -> Vec<Action> {
         let Some(chooser) = &self.chooser else { return Vec::new() };
         let mut query = super::fuzzy::Query::new(chooser.input.text());
         let contexts = [self.screen().context(), Context::List, Context::Global];
-        let mut found: Vec<(u32, usize, Action)> = super::action::ACTIONS
+        let browsing = chooser.palette && chooser.input.text().is_empty();
+        let mut found: Vec<(u32, bool, usize, Action)> = super::action::ACTIONS
             .iter()
             .enumerate()
             .filter(|(_, info)| !info.contexts.iter().any(|context| matches!(context, Context::Form | Context::Review)))
             .filter(|(_, info)| chooser.palette || info.contexts.iter().any(|context| contexts.contains(context)))
             .filter_map(|(at, info)| {
                 let score = query.score(&format!("{} {} {}", info.id, info.title, info.doc))?;
-                Some((score, at, info.action))
+                let later = browsing && super::act::availability(self, info.action).is_err();
+                Some((score, later, at, info.action))
             })
             .collect();
-        found.sort_by_key(|(score, at, _)| (std::cmp::Reverse(*score), *at));
+        found.sort_by_key(|(score, later, at, _)| (std::cmp::Reverse(*score), *later, *at));
         found.into_iter().map(|(.., action)| action).collect()
     }
 }

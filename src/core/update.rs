@@ -338,7 +338,7 @@ fn on_run_event(state: &mut State, name: &str, run: String, event: api::Event) {
     state.dirty = state.dirty.max(dirty);
     if let Some(live) = end {
         prune(state, name);
-        let label = format!("{} on {name}", live.label);
+        let label = format!("{} on {name}", runs::name(live.kind, &live.label));
         match (live.outcome, live.error) {
             (Some(Outcome::Success), _) => {
                 let moved = match live.summary.bytes {

@@ -104,8 +104,8 @@ impl Screen {
             Self::Doctor { proxy } => format!("Doctor of {proxy}"),
             Self::Points { name, .. } => name.clone(),
             Self::Run { proxy, run } => {
-                let label = state.proxy(proxy).and_then(|proxy| proxy.live.get(run)).map(|live| live.label.clone());
-                label.filter(|label| !label.is_empty()).unwrap_or_else(|| run.clone())
+                let live = state.proxy(proxy).and_then(|proxy| proxy.live.get(run));
+                live.filter(|live| !live.label.is_empty()).map_or_else(|| run.clone(), |live| runs::name(live.kind, &live.label))
             }
             Self::Detail(_) => "Details".into(),
             tab => TABS.iter().find(|(screen, _)| screen == tab).map_or_else(String::new, |(_, name)| (*name).to_owned()),

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 
 use api::{AddressSpec, Deployed, DeployedState, LogLevel, ProxyStatus, UpgradePhase, UpgradeState};
 
-use super::{connection, error_lines};
+use super::{connection, error_lines, runs};
 use crate::core::deployed;
 use crate::core::format::{clock, count, moment, span};
 use crate::core::message::Connection;
@@ -339,7 +339,7 @@ fn status_details(state: &State, status: &ProxyStatus) -> Vec<Line> {
     }
     lines.push(pair("Running", count(status.running.len(), "run")));
     for run in &status.running {
-        lines.push(Line::of(Role::Running, format!("  {}", run.label)));
+        lines.push(Line::of(Role::Running, format!("  {}", runs::name(Some(run.kind), &run.label))));
     }
     if let Some(last) = &status.last_error {
         lines.push(Line::new());

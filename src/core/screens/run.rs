@@ -132,11 +132,7 @@ pub fn overview(state: &State, proxy: &Proxy, id: &str, live: &LiveRun) -> Vec<L
     }
     lines.extend([pair("Run", id), pair("Proxy", proxy.name()), pair("Asked for", date_time(live.queued_at, zone))]);
     if live.ended_at.is_some() {
-        let summary = &live.summary;
-        lines.push(pair("Succeeded", summary.succeeded.to_string()));
-        lines.push(pair("Failed", summary.failed.to_string()));
-        lines.push(pair("Moved", api::format_bytes(summary.bytes)));
-        lines.push(pair("Written", api::format_bytes(summary.bytes_written)));
+        lines.extend(super::runs::sums(&live.summary));
     }
     if let Some(error) = &live.error {
         lines.push(Line::new());

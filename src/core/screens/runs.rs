@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use api::{Run, RunKind};
+use api::{Run, RunKind, RunSummary};
 
 use super::{error_lines, fleet_id, locate, outcome};
 use crate::core::format::{date_time, moment, span};
@@ -15,12 +15,11 @@ use crate::core::table::{Column, Rows, SortKey};
 pub struct RunRows<'a>(pub &'a State);
 
 /// The column by which the screen is sorted at first.
-pub const STARTED: usize = 4;
+pub const STARTED: usize = 3;
 
 const COLUMNS: &[Column] = &[
     Column::new("State", 13, 13, 0),
     Column::new("Run", 18, 40, 0),
-    Column::new("Kind", 8, 8, 3),
     Column::new("Proxy", 8, 16, 2),
     Column::new("Started", 9, 16, 0),
     Column::new("Took", 9, 11, 1).right(),
@@ -39,14 +38,44 @@ fn kind(kind: RunKind) -> &'static str {
         RunKind::Restore => "restore",
         RunKind::Verify => "verify",
         RunKind::Remove => "remove",
-        RunKind::Recover => "recovery",
-        RunKind::Deploy => "deployment",
-        RunKind::Redeploy => "redeployment",
-        RunKind::Reconfigure => "reconfiguration",
-        RunKind::Destroy => "destruction",
+        RunKind::Recover => "recover",
+        RunKind::Deploy => "deploy",
+        RunKind::Redeploy => "redeploy",
+        RunKind::Reconfigure => "reconfigure",
+        RunKind::Destroy => "destroy",
         RunKind::Upgrade => "upgrade",
         RunKind::Unknown => "run",
     }
+}
+
+/// A run's name: what it does, on what. A backup is its job, which has a name that says it.
+pub fn name_line(does: Option<RunKind>, role: Role, label: &str) -> Line {
+    match does {
+        None | Some(RunKind::Backup) => Line::of(role, label),
+        Some(does) => Line::of(Role::Muted, format!("{} ", kind(does))).and(role, label),
+    }
+}
+
+/// The same as words.
+pub fn name(does: Option<RunKind>, label: &str) -> String {
+    name_line(does, Role::Text, label).plain()
+}
+
+/// What a run came to, as far as there is anything to count: only a run on VMs counts them.
+pub fn sums(summary: &RunSummary) -> Vec<Line> {
+    let mut lines = Vec::new();
+    if summary.succeeded > 0 || summary.failed > 0 {
+        lines.push(pair("Succeeded", summary.succeeded.to_string()));
+        lines.push(pair("Failed", summary.failed.to_string()));
+    }
+    if summary.bytes > 0 || summary.bytes_written > 0 {
+        lines.push(pair("Moved", api::format_bytes(summary.bytes)));
+        lines.push(pair("Written", api::format_bytes(summary.bytes_written)));
+    }
+    if summary.warnings > 0 {
+        lines.push(pair("Warnings", summary.warnings.to_string()));
+    }
+    lines
 }
 
 impl Rows for RunRows<'_> {
@@ -66,12 +95,11 @@ impl Rows for RunRows<'_> {
         let Some((proxy, run)) = at(self.0, row) else { return Line::new() };
         match column {
             0 => outcome(run.outcome),
-            1 => Line::text(&run.label),
-            2 => Line::of(Role::Muted, kind(run.kind)),
-            3 => Line::text(proxy.name()),
-            4 => Line::text(moment(run.queued_at, self.0.now, &self.0.settings.zone)),
-            5 => Line::text(run.ended_at.map_or_else(String::new, |end| span(end - run.queued_at))),
-            6 => Line::text(run.summary.as_ref().map_or_else(String::new, |summary| api::format_bytes(summary.bytes))),
+            1 => name_line(Some(run.kind), Role::Text, &run.label),
+            2 => Line::text(proxy.name()),
+            3 => Line::text(moment(run.queued_at, self.0.now, &self.0.settings.zone)),
+            4 => Line::text(run.ended_at.map_or_else(String::new, |end| span(end - run.queued_at))),
+            5 => Line::text(run.summary.as_ref().map_or_else(String::new, |summary| api::format_bytes(summary.bytes))),
             _ => run.error.as_ref().map_or_else(Line::new, |error| Line::of(Role::Error, &error.message)),
         }
     }
@@ -79,16 +107,16 @@ impl Rows for RunRows<'_> {
     fn sort_key(&self, row: usize, column: usize) -> SortKey {
         let Some((_, run)) = at(self.0, row) else { return SortKey::Number(0) };
         match column {
-            4 => SortKey::Number(run.queued_at),
-            5 => SortKey::Number(run.ended_at.map_or(i64::MAX, |end| end - run.queued_at)),
-            6 => SortKey::amount(run.summary.as_ref().map_or(0, |summary| summary.bytes)),
+            3 => SortKey::Number(run.queued_at),
+            4 => SortKey::Number(run.ended_at.map_or(i64::MAX, |end| end - run.queued_at)),
+            5 => SortKey::amount(run.summary.as_ref().map_or(0, |summary| summary.bytes)),
             _ => SortKey::text(&self.cell(row, column).plain()),
         }
     }
 
     fn haystack(&self, row: usize) -> String {
         at(self.0, row).map_or_else(String::new, |(proxy, run)| {
-            format!("{} {} {} {}", run.label, proxy.name(), kind(run.kind), outcome(run.outcome).plain())
+            format!("{} {} {}", name(Some(run.kind), &run.label), proxy.name(), outcome(run.outcome).plain())
         })
     }
 
@@ -114,13 +142,7 @@ pub fn details(state: &State, row: usize) -> Vec<Line> {
         lines.push(pair("Took", span(end - run.queued_at)));
     }
     if let Some(summary) = &run.summary {
-        lines.push(pair("Succeeded", summary.succeeded.to_string()));
-        lines.push(pair("Failed", summary.failed.to_string()));
-        lines.push(pair("Moved", api::format_bytes(summary.bytes)));
-        lines.push(pair("Written", api::format_bytes(summary.bytes_written)));
-        if summary.warnings > 0 {
-            lines.push(pair("Warnings", summary.warnings.to_string()));
-        }
+        lines.extend(sums(summary));
     }
     if let Some(error) = &run.error {
         lines.push(Line::new());

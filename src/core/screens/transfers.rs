@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
-use api::{Outcome, Phase, Run, TaskKind, Wait};
+use api::{Outcome, Phase, Run, RunKind, TaskKind, Wait};
 
-use super::{error_lines, fleet_id};
+use super::{error_lines, fleet_id, runs};
 use crate::core::format::{count, moment, percent, span};
 use crate::core::live::{LiveRun, LiveTask, Totals};
 use crate::core::message::Connection;
@@ -116,15 +116,14 @@ impl<'a> TransferRows<'a> {
 pub fn at(state: &State, row: usize) -> Option<(String, String, String)> {
     let rows = TransferRows::new(state);
     let row = rows.rows.get(row)?;
-    Some((row.proxy.name().to_owned(), row.id.to_owned(), label(row).to_owned()))
+    let (kind, label) = title(row);
+    Some((row.proxy.name().to_owned(), row.id.to_owned(), runs::name(kind, label)))
 }
 
-fn label<'a>(row: &Row<'a>) -> &'a str {
-    row.live
-        .map(|live| live.label.as_str())
-        .filter(|label| !label.is_empty())
-        .or(row.listed.map(|run| run.label.as_str()))
-        .unwrap_or(row.id)
+/// What a run does and its label, from the freshest source that has them.
+fn title<'a>(row: &Row<'a>) -> (Option<RunKind>, &'a str) {
+    let followed = row.live.map(|live| (live.kind, live.label.as_str())).filter(|(_, label)| !label.is_empty());
+    followed.or(row.listed.map(|run| (Some(run.kind), run.label.as_str()))).unwrap_or((None, row.id))
 }
 
 /// The sort of work in words.
@@ -239,7 +238,10 @@ impl Rows for TransferRows<'_> {
                     .with(Span::Glyph(Glyph::Branch, Role::Border))
                     .and(Role::Muted, format!(" {} ", kind(task.task.kind)))
                     .and(Role::Text, &task.task.label),
-                _ => Line::of(Role::Accent, label(row)).and(Role::Muted, format!(" on {}", row.proxy.name())),
+                _ => {
+                    let (kind, label) = title(row);
+                    runs::name_line(kind, Role::Accent, label).and(Role::Muted, format!(" on {}", row.proxy.name()))
+                }
             },
             1 => match (task, row.live) {
                 (Some(task), Some(live)) => phase(live, task, row.proxy.as_of(self.state.now)),
@@ -292,7 +294,8 @@ impl Rows for TransferRows<'_> {
     fn haystack(&self, row: usize) -> String {
         let row = &self.rows[row];
         let task = self.task(row).map_or("", |task| &task.task.label);
-        format!("{} {} {task}", label(row), row.proxy.name())
+        let (kind, label) = title(row);
+        format!("{} {} {task}", runs::name(kind, label), row.proxy.name())
     }
 
     fn stale(&self, row: usize) -> bool {
