@@ -58,16 +58,7 @@ impl Context {
     /// # Errors
     /// The file is broken, the one asked for is not in it, or there is none.
     pub fn proxies(&self) -> Result<Vec<&Proxy>, Failure> {
-        let all = match &self.config.proxies {
-            Ok(all) => all,
-            Err(error) => {
-                let exit = match error {
-                    crate::config::ConfigError::Exposed { .. } => Exit::Refused,
-                    _ => Exit::Usage,
-                };
-                return Err(Failure { exit, report: Some(ErrorReport::new("CONFIG", error.to_string())) });
-            }
-        };
+        let all = self.configured()?;
         let asked: Vec<&Proxy> = all.iter().filter(|proxy| self.only.as_ref().is_none_or(|only| proxy.name == *only)).collect();
         match (&self.only, asked.is_empty()) {
             (Some(only), true) => {
@@ -81,12 +72,30 @@ impl Context {
         }
     }
 
+    fn configured(&self) -> Result<&[Proxy], Failure> {
+        self.config.proxies.as_deref().map_err(|error| {
+            let exit = match error {
+                crate::config::ConfigError::Exposed { .. } => Exit::Refused,
+                _ => Exit::Usage,
+            };
+            Failure { exit, report: Some(ErrorReport::new("CONFIG", error.to_string())) }
+        })
+    }
+
     /// The proxies that may be asked, ready to be called.
     ///
     /// # Errors
     /// As [`Context::proxies`].
     pub fn sites(&self) -> Result<Vec<Site>, Failure> {
         self.proxies()?.into_iter().map(|proxy| self.site(proxy)).collect()
+    }
+
+    /// All configured proxies, whichever of them the command is narrowed to: for what holds over a whole fleet.
+    ///
+    /// # Errors
+    /// The file is broken, or there is none.
+    pub fn fleet(&self) -> Result<Vec<Site>, Failure> {
+        self.configured()?.iter().map(|proxy| self.site(proxy)).collect()
     }
 
     fn site(&self, proxy: &Proxy) -> Result<Site, Failure> {

@@ -2,19 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use api::{
-    Binding, IdParams, License, LicenseBind, LicenseBindParams, LicenseGet, LicenseImport, LicenseImportParams, LicenseList,
-    LicenseRemove, LicenseUnbind, NoParams, ProxyStatusGet,
-};
+use api::{IdParams, License, LicenseImport, LicenseImportParams, LicenseList, LicenseRemove, Method, NoParams, ProxyStatusGet};
 use clap::{Args, Subcommand};
 use jiff::{Timestamp, ToSpan as _};
 use signed::SecretKey;
 
 use super::cli::Common;
 use super::context::{Context, Site};
-use super::failure::Failure;
+use super::failure::{Exit, Failure};
 use super::objects::{print_list, print_one};
 use super::output;
+use crate::fleet::licenses::{self, LicenseFault, Member};
 
 /// `license …`.
 #[derive(Debug, Subcommand)]
@@ -51,7 +49,7 @@ pub enum LicenseCommand {
         /// Its id, or the beginning of it
         id: String,
         /// The proxy
-        // Not called `proxy`: it would be taken for the option --proxy, and only that one be asked.
+        // Not called `proxy`: it would be taken for the option --proxy.
         #[arg(value_name = "PROXY")]
         whose: String,
     },
@@ -211,9 +209,9 @@ fn words(license: &License) -> Vec<(&'static str, String)> {
     words
 }
 
-/// The licence that an id, or the beginning of one, means, and the first proxy that holds it: a licence is held by the proxy
-/// it serves, and often by the one that has deployed that.
-async fn find(context: &Context, id: &str) -> Result<(Site, License), Failure> {
+/// The licence that an id, or the beginning of one, means, at all proxies that hold a copy: it is held by the proxy it
+/// serves, and often by the one that has deployed that.
+async fn copies(context: &Context, id: &str) -> Result<Vec<(Site, License)>, Failure> {
     let (mut found, mut missing) = (Vec::<(Site, License)>::new(), None);
     for site in context.sites()? {
         match site.call::<LicenseList>(&NoParams {}).await {
@@ -231,60 +229,61 @@ async fn find(context: &Context, id: &str) -> Result<(Site, License), Failure> {
         (0, None) => {
             Err(Failure::failed("NO_SUCH_OBJECT", format!("no proxy holds a licence {id:?}")).next("backhaul license list"))
         }
-        (1, _) => Ok(found.swap_remove(0)),
+        (1, _) => Ok(found),
         _ => Err(Failure::usage(format!("several licences begin with {id:?}: {}", ids.join(", ")))),
     }
 }
 
-/// The proxy of that name, and who it says it is.
-async fn proxy(context: &Context, name: &str) -> Result<(Site, Binding), Failure> {
-    let site = context.sites()?.into_iter().find(|site| site.name == name);
-    let site = site.ok_or_else(|| Failure::usage(format!("there is no proxy {name:?} in the configuration")))?;
-    let status = site.call::<ProxyStatusGet>(&NoParams {}).await?;
-    Ok((site, Binding { proxy: status.id, name: name.to_owned() }))
+/// The first proxy that holds it, and its copy.
+async fn find(context: &Context, id: &str) -> Result<(Site, License), Failure> {
+    Ok(copies(context, id).await?.swap_remove(0))
 }
 
-/// Binds it where it is held, then takes it to the proxy. All proxies are asked first: a licence serves no more of a fleet
-/// than it covers, whoever holds a copy of it.
+impl Member for Site {
+    type Error = Failure;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn call<M>(&self, params: &M::Params) -> impl Future<Output = Result<M::Item, Failure>> + Send
+    where
+        M: Method,
+        M::Params: Sync,
+    {
+        Self::call::<M>(self, params)
+    }
+
+    fn advise(error: Failure, next: String) -> Failure {
+        error.next(next)
+    }
+}
+
+impl From<LicenseFault> for Failure {
+    fn from(fault: LicenseFault) -> Self {
+        let exit = match fault {
+            LicenseFault::NoSuchProxy(_) => Exit::Usage,
+            LicenseFault::NotHeld { .. } => Exit::Failed,
+            LicenseFault::InUse { .. } => Exit::Refused,
+        };
+        Self { exit, report: Some(fault.report()) }
+    }
+}
+
 async fn bind(context: &Context, id: &str, name: &str) -> Result<(), Failure> {
     let (holder, license) = find(context, id).await?;
-    let (target, binding) = proxy(context, name).await?;
-    let mut serves: Vec<Binding> = Vec::new();
-    for site in context.sites()? {
-        let held = site.call::<LicenseList>(&NoParams {}).await.map_err(|failure| {
-            failure.next(format!("{} may hold the licence too; it must answer before one is bound", site.name))
-        })?;
-        for bound in held.into_iter().filter(|other| other.id == license.id).flat_map(|other| other.bound) {
-            if bound.proxy != binding.proxy && !serves.iter().any(|known| known.proxy == bound.proxy) {
-                serves.push(bound);
-            }
-        }
-    }
-    if serves.len() >= license.proxies as usize {
-        let names: Vec<&str> = serves.iter().map(|bound| bound.name.as_str()).collect();
-        let reason = format!("the licence covers {} and already serves {}", license.proxies, names.join(", "));
-        return Err(Failure::refused("LICENSE_IN_USE", reason).next("backhaul license unbind frees it"));
-    }
-    let params = LicenseBindParams { id: license.id.clone(), proxy: Some(binding.clone()) };
-    if holder.name != target.name {
-        let text = holder.call::<LicenseGet>(&IdParams { id: license.id.clone() }).await?.text;
-        holder.call::<LicenseBind>(&params).await?;
-        target.call::<LicenseImport>(&LicenseImportParams { text }).await?;
-    }
-    let bound = target.call::<LicenseBind>(&params).await?;
-    print_one(context, &target.name, &bound, format!("licence {} serves {}", bound.id, target.name))
+    let bound = licenses::bind(&context.fleet()?, &holder.name, name, &license.id).await?;
+    print_one(context, name, &bound, format!("licence {} serves {name}", bound.id))
 }
 
 async fn unbind(context: &Context, id: &str, name: &str) -> Result<(), Failure> {
-    let (holder, license) = find(context, id).await?;
-    let (target, binding) = proxy(context, name).await?;
-    let params = LicenseBindParams { id: license.id.clone(), proxy: Some(binding) };
-    // Whoever holds a copy frees its own note of it; the proxy's first, for that is the one that counts.
-    let at_target = target.call::<LicenseUnbind>(&params).await;
-    let at_holder = if holder.name == target.name { None } else { Some(holder.call::<LicenseUnbind>(&params).await) };
-    let freed = match (at_target, at_holder) {
-        (Ok(freed), _) | (Err(_), Some(Ok(freed))) => freed,
-        (Err(failure), _) => return Err(failure),
-    };
-    print_one(context, &target.name, &freed, format!("licence {} no longer serves {}", freed.id, target.name))
+    let copies = copies(context, id).await?;
+    let (holder, license) = &copies[0];
+    // As the copies have it: the proxy itself may be long gone, and still be noted.
+    let served = copies.iter().flat_map(|(_, copy)| &copy.bound).find(|bound| bound.name == name || bound.proxy == name);
+    let of = served.cloned().ok_or_else(|| {
+        Failure::failed("NO_SUCH_OBJECT", format!("licence {} does not serve {name:?}", license.id)).next("backhaul license list")
+    })?;
+    let freed = licenses::unbind(&context.fleet()?, &holder.name, &of, &license.id).await?;
+    print_one(context, &of.name, &freed, format!("licence {} no longer serves {}", freed.id, of.name))
 }

@@ -18,7 +18,8 @@ fn press(state: &mut State, keys: &str) -> Vec<Effect> {
     keys.split(' ').flat_map(|key| update(state, NOW, Message::Key(key.parse().unwrap()))).collect()
 }
 
-fn calls(effects: &[Effect]) -> Vec<&Request> {
+/// The calls among effects.
+pub(super) fn calls(effects: &[Effect]) -> Vec<&Request> {
     effects
         .iter()
         .filter_map(|effect| match effect {

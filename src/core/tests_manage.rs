@@ -10,6 +10,7 @@ use super::key::Key;
 use super::message::{FleetEventKind, Message, ProxyEntry};
 use super::screens::Screen;
 use super::state::State;
+use super::tests::calls;
 use super::{Answer, update};
 
 fn press(state: &mut State, keys: &str) -> Vec<Effect> {
@@ -27,16 +28,6 @@ fn write(state: &mut State, text: &str) {
         let effects = update(state, NOW, Message::Key(Key::char(c)));
         fixture::answer_lists(state, &effects);
     }
-}
-
-fn calls(effects: &[Effect]) -> Vec<&Request> {
-    effects
-        .iter()
-        .filter_map(|effect| match effect {
-            Effect::Fleet(FleetCommand::Call { request, .. }) => Some(request),
-            _ => None,
-        })
-        .collect()
 }
 
 fn errands(effects: &[Effect]) -> Vec<(&str, &Errand)> {

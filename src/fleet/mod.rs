@@ -8,7 +8,7 @@ mod backoff;
 mod connection;
 mod errand;
 mod follow;
-mod licenses;
+pub(crate) mod licenses;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -12,7 +12,7 @@
 //! | [`upgrade`], [`launch`] | another program in the place of this one: as the daemon sees it, and its launcher |
 //! | [`licensing`] | which licences there are, and which proxy each serves |
 //! | [`pools`], [`remotes`], [`points`] | what the proxy reads from and writes to |
-//! | [`doctor`], [`support`] | what is wrong with the proxy, and a redacted text about it |
+//! | [`doctor`], [`support`], `redact` | what is wrong with the proxy, and a text about it without secrets |
 //! | [`http`], [`rpc`] | the one door, and the handlers behind it |
 //! | [`first_boot`] | what an appliance's guest takes from and tells to its deployer |
 //! | [`daemon`] | how all of it begins and ends |
@@ -33,6 +33,7 @@ pub mod maintenance;
 pub mod news;
 pub mod points;
 pub mod pools;
+mod redact;
 pub mod remotes;
 pub mod rpc;
 pub mod runs;

@@ -23,7 +23,7 @@ const COLUMNS: &[Column] = &[
     Column::new("Of", 8, 24, 0),
     Column::new("Measured", 14, 60, 0),
     Column::new("Took", 6, 8, 3).right(),
-    Column::new("What to do", 12, 200, 1),
+    Column::new("What to do", 40, 200, 4),
 ];
 
 impl<'a> CheckRows<'a> {

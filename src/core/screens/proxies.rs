@@ -74,8 +74,8 @@ impl<'a> ProxyRows<'a> {
 const COLUMNS: &[Column] = &[
     Column::new("State", 12, 12, 0),
     Column::new("Proxy", 10, 24, 0),
-    Column::new("Site", 6, 16, 2),
-    Column::new("Version", 13, 24, 3),
+    Column::new("Site", 6, 16, 3),
+    Column::new("Version", 13, 24, 1),
     Column::new("Runs", 4, 4, 1).right(),
     Column::new("Speed", 12, 12, 1).right(),
     Column::new("Last error", 12, 200, 2),

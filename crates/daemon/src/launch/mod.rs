@@ -7,9 +7,9 @@
 //! `docs/upgrading.md` says what happens when anything is killed at any time.
 
 mod copy;
+mod last_words;
 mod probation;
 mod process;
-mod redact;
 mod settings;
 
 use std::ffi::OsString;
@@ -26,8 +26,8 @@ use crate::fault;
 use crate::upgrade::{EXIT_SWAP, Pending, ProgramInfo, Programs, ProgramsError, Stage, version};
 pub(crate) use copy::state_size;
 use copy::{CopyError, StateLock};
+use last_words::LastWords;
 use process::{Process, StartError, exit_code};
-use redact::Redactor;
 use settings::Settings;
 
 /// How long a new program may take to show that it is good, unless the configuration says otherwise.
@@ -275,12 +275,12 @@ impl Launcher {
         // Before it starts: one that may have touched the state is never taken for one that was not started.
         programs.set_pending(&pending)?;
         tracing::info!(to = pending.to, seconds = settings.probation.as_secs(), "starting the new program on probation");
-        let redactor = Redactor::new(settings, pending.expected.as_ref());
+        let words = LastWords::new(settings, pending.expected.as_ref());
         let program = Program { path: Some(programs.binary(&pending.program)), name: pending.to.clone() };
         let mut process = match Process::start(&program, &self.config, true) {
             Ok(process) => process,
             Err(error) => {
-                let report = bad(&pending, &fault::chain(&error), &[], &redactor);
+                let report = bad(&pending, &fault::chain(&error), &[], &words);
                 self.roll_back(settings, programs, pending, report).await?;
                 return Ok(Next::Again);
             }
@@ -306,7 +306,7 @@ impl Launcher {
             }
             Err(why) => {
                 process.end(LAST_WORDS).await;
-                let report = bad(&pending, &why, &process.last_lines(), &redactor);
+                let report = bad(&pending, &why, &process.last_lines(), &words);
                 self.roll_back(settings, programs, pending, report).await?;
                 Ok(Next::Again)
             }
@@ -374,10 +374,10 @@ fn interrupted(what: &str) -> ErrorReport {
     ErrorReport::new("UPGRADE_INTERRUPTED", what).with_next("start the upgrade again")
 }
 
-fn bad(pending: &Pending, why: &str, last_lines: &[String], redactor: &Redactor) -> ErrorReport {
-    let message = format!("the new program {} was taken back: {}", pending.to, redactor.clean(why));
+fn bad(pending: &Pending, why: &str, last_lines: &[String], words: &LastWords) -> ErrorReport {
+    let message = format!("the new program {} was taken back: {}", pending.to, words.clean(why));
     let mut report = ErrorReport::new("UPGRADE_ROLLED_BACK", message)
         .with_next(format!("{} runs again with its state of before; ask whoever made the bundle", pending.from));
-    report.causes = last_lines.iter().map(|line| redactor.clean(line)).collect();
+    report.causes = last_lines.iter().map(|line| words.clean(line)).collect();
     report
 }

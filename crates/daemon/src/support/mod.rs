@@ -1,9 +1,8 @@
 //! The support bundle: one text about the whole proxy that can be given to strangers.
 //!
-//! Every section is made by itself, and one that cannot be made says why. All of it goes through [`redact`] at the end,
+//! Every section is made by itself, and one that cannot be made says why. All of it goes through [`crate::redact`] at the end,
 //! whatever each section has taken care of already.
 
-mod redact;
 mod ring;
 mod system;
 
@@ -22,7 +21,7 @@ use crate::daemon::Daemon;
 use crate::doctor;
 use crate::fault::Fault;
 use crate::maintenance::Values;
-use redact::Redactor;
+use crate::redact::Redactor;
 
 pub(crate) use ring::ring;
 
