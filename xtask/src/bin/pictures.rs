@@ -49,6 +49,21 @@ fn main() -> Result<()> {
     console.until("the help", |text| text.contains("What can be done here"))?;
     console.picture("help")?;
     console.keys("\x1b")?;
+    console.keys("1n")?;
+    console.until("the form of a new proxy", |text| text.contains("New proxy") && text.contains("free of"))?;
+    console.keys("annecy")?;
+    console.until("its name", |text| text.contains("--name annecy"))?;
+    console.picture("new-proxy")?;
+    console.keys("\x13")?;
+    console.until("the plan", |text| text.contains("nothing has been touched yet"))?;
+    console.picture("review")?;
+    console.keys("y")?;
+    console.until("the end of the deployment", |text| text.contains("annecy answers at"))?;
+    console.keys("1")?;
+    console.until("three sites idle", |text| text.matches("idle").count() == 3)?;
+    console.keys("d")?;
+    console.until("the end of the examination", |text| text.contains("through in"))?;
+    console.picture("doctor")?;
     console.keys("q")?;
     console.end()
 }
