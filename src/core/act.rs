@@ -5,10 +5,11 @@ use api::{IdParams, JobSetEnabledParams, LogLevel};
 use super::action::Action;
 use super::boundary::{confirmed, refusal, send};
 use super::effect::{Effect, FleetCommand, Request};
+use super::errand::Ask;
 use super::forms::{self, Form, FormKind};
 use super::input::Field;
 use super::manage;
-use super::screens::{self, Screen, TABS, backups, fleet_id, jobs, remotes, runs, transfers};
+use super::screens::{self, Screen, TABS, backups, fleet_id, jobs, licenses, proxies, remotes, runs, transfers};
 use super::state::{Chooser, Confirm, Purpose, State, Then};
 use super::store::{ListKind, ListState, Proxy, Tested};
 use super::table::{Rows, Table};
@@ -65,7 +66,12 @@ fn run(state: &State) -> Option<(String, String, String, bool)> {
 /// The proxy a new thing belongs to unless the person says otherwise.
 pub(super) fn home(state: &State) -> Option<String> {
     let here = row(state).and_then(|row| match acting(state.screen()) {
-        Screen::Proxies => state.proxies.get(row),
+        Screen::Proxies => proxies::at(state, row).map(|found| match found {
+            // Whoever has deployed one deploys the next.
+            proxies::Found::Known(proxy) | proxies::Found::Stranger(proxy, _) => proxy,
+        }),
+        Screen::Licenses => licenses::at(state, row).map(|found| found.0),
+        Screen::Doctor { proxy } => state.proxy(proxy),
         Screen::Remotes => remotes::at(state, row).map(|found| found.0),
         Screen::Jobs => jobs::at(state, row).map(|found| found.0),
         _ => None,
@@ -90,7 +96,7 @@ pub fn availability(state: &State, action: Action) -> Result<(), String> {
         return answer;
     }
     match action {
-        Action::JobNew | Action::RemoteNew | Action::PoolAdd if state.proxies.is_empty() => {
+        Action::JobNew | Action::RemoteNew if state.proxies.is_empty() => {
             Err("no proxy is configured: backhaul proxy add".into())
         }
         Action::JobEdit | Action::JobRun | Action::JobToggle | Action::JobRemove => {
@@ -137,7 +143,9 @@ pub fn availability(state: &State, action: Action) -> Result<(), String> {
         Action::Filter | Action::Sort | Action::SortReverse if matches!(state.screen(), Screen::Detail(_)) => {
             Err("there is no list here".into())
         }
-        Action::FormReset if state.form.as_ref().is_some_and(|form| form.submitting.is_some()) => {
+        Action::FormReset | Action::FormSave | Action::FormSaveRun
+            if state.form.as_ref().is_some_and(|form| form.submitting.is_some()) =>
+        {
             Err("it is on its way to the proxy".into())
         }
         Action::FormSaveRun => match &state.form {
@@ -244,7 +252,12 @@ fn page(state: &State) -> isize {
 }
 
 fn step(state: &mut State, by: isize) {
-    if let Screen::Detail(_) = state.screen() {
+    if let Some(form) = &mut state.form {
+        let lines = form.review.as_ref().map_or(0, |review| forms::deploy::review_lines(form, review).len());
+        if let Some(review) = &mut form.review {
+            review.scroll = review.scroll.saturating_add_signed(by).min(lines.saturating_sub(1));
+        }
+    } else if let Screen::Detail(_) = state.screen() {
         let lines = screens::details(state, state.screen()).len();
         state.scroll = state.scroll.saturating_add_signed(by).min(lines.saturating_sub(1));
     } else {
@@ -347,9 +360,13 @@ fn refresh(state: &mut State) {
 
 fn quit(state: &mut State) {
     let unsaved = state.form.iter().chain(&state.drafts).any(|form| form.changed);
-    let errand = state.pending.values().find_map(|pending| match &pending.purpose {
-        Purpose::Errand(what) => Some(format!("{what} is under way; what comes of it would be lost.")),
-        _ => None,
+    let errand = state.pending.values().find_map(|pending| match (&pending.purpose, pending.errand) {
+        // Nothing is half done by it.
+        (Purpose::Examination, _) | (_, None) => None,
+        (Purpose::Errand(what), _) => Some(format!("{what} is under way; what comes of it would be lost.")),
+        (_, Some(errand)) => {
+            Some(format!("{} is asked to {errand} and has not answered; it would be left half done.", pending.proxy))
+        }
     });
     if unsaved || errand.is_some() {
         let (question, detail) = match errand {
@@ -435,7 +452,10 @@ pub(super) fn open_form(state: &mut State, form: Form) {
     let draft = state.drafts.iter().position(|draft| draft.kind.same(&form.kind));
     match draft {
         Some(at) => {
-            state.form = Some(state.drafts.remove(at));
+            let mut draft = state.drafts.remove(at);
+            // What a review says may be old by now; only one that is on its way still says something.
+            draft.review = draft.review.filter(|_| draft.submitting.is_some());
+            state.form = Some(draft);
             state.tell(LogLevel::Info, "Your draft is back; ctrl-n starts over");
         }
         None => state.form = Some(form),
@@ -456,12 +476,12 @@ fn refresh_for(state: &mut State, kind: &FormKind) {
     }
 }
 
-fn close_form(state: &mut State) {
+pub(super) fn close_form(state: &mut State) {
     let Some(form) = state.form.take() else { return };
     if form.submitting.is_some() {
         // Its reply decides: saved, the draft goes; refused, it is there with the reason.
         state.drafts.push(form);
-        state.tell(LogLevel::Info, "Still being saved; what was typed is kept until it is");
+        state.tell(LogLevel::Info, "It is on its way; what was typed is kept until the proxy answers");
     } else if form.changed {
         state.drafts.push(form);
         state.tell(LogLevel::Info, "Kept as a draft");
@@ -513,7 +533,10 @@ pub(super) fn save(state: &mut State, then_run: bool) {
                 FormKind::LicenseUnbind(license) => license.id.clone(),
                 _ => form.title.clone(),
             };
-            let purpose = if form.kind == FormKind::Deploy { Purpose::Review } else { Purpose::Save { then_run } };
+            let purpose = match &ask {
+                Ask::Call(Request::DeployReview(spec)) => Purpose::Review(spec.clone()),
+                _ => Purpose::Save { then_run },
+            };
             form.error = None;
             form.submitting = send(state, &proxy, ask, purpose, &name);
         } else {

@@ -39,10 +39,10 @@ pub(super) fn on_reply(state: &mut State, name: &str, id: RequestId, result: Res
             }
         }
         (Purpose::Save { then_run }, Ok(answer)) => on_saved(state, name, id, answer, then_run),
-        (Purpose::Review, Ok(Answer::DeployReview(review))) => {
+        (Purpose::Review(spec), Ok(Answer::DeployReview(review))) => {
             if let Some(form) = submitted(state, id) {
                 form.submitting = None;
-                super::forms::deploy::reviewed(form, review);
+                super::forms::deploy::reviewed(form, name, spec, review);
             }
         }
         (Purpose::Destroy(expected), Ok(Answer::Destroy(run))) => {
@@ -62,11 +62,15 @@ pub(super) fn on_reply(state: &mut State, name: &str, id: RequestId, result: Res
         (Purpose::Examination, result) => manage::examined(state, name, id, result.err()),
         (Purpose::Errand(_), Ok(Answer::Errand(done))) => manage::done(state, name, done),
         (Purpose::Errand(what), Err(error)) => state.notices.tell_error(now, &what, &error),
-        (Purpose::Save { .. } | Purpose::Review, Err(error)) => {
+        (Purpose::Save { .. } | Purpose::Review(_), Err(error)) => {
             state.notices.tell_error(now, "", &error);
             if let Some(form) = submitted(state, id) {
                 form.submitting = None;
                 form.error = Some(error);
+                // It is said at the top of the page.
+                if let Some(review) = &mut form.review {
+                    review.scroll = 0;
+                }
             }
         }
         (
@@ -198,10 +202,11 @@ fn on_saved(state: &mut State, name: &str, id: RequestId, answer: Answer, then_r
                 Some((FormKind::Redeploy(deployed) | FormKind::Reconfigure(deployed), _)) => {
                     (deployed.name.clone(), known(deployed))
                 }
-                Some((_, form)) => (form.value("name").to_owned(), None),
-                None => (run.label.clone(), None),
+                Some((_, Form { review: Some(review), .. })) => (review.spec.name.clone(), None),
+                _ => (run.label.clone(), None),
             };
-            state.tell(LogLevel::Info, format!("{target}: started; it is in the list when it answers"));
+            let label = runs::name(Some(run.kind), &target);
+            state.tell(LogLevel::Info, format!("{label}: started; it is in the list when it answers"));
             let (deployer, id) = (name.to_owned(), run.id.clone());
             manage::expect(state, Expected { deployer, name: target, run: id, known, gone: false });
             show_run(state, name, run);

@@ -77,7 +77,7 @@ fn question(proxy: &str, ask: Ask, purpose: Purpose, name: &str) -> Confirm {
 fn about_call(proxy: &str, request: &Request, name: &str) -> (String, &'static str, &'static str) {
     match request {
         Request::RunCancel(_) => (
-            format!("Cancel the run of {name} on {proxy}?"),
+            format!("Cancel the run {name} on {proxy}?"),
             "Data stops within seconds; temporary snapshots and files are removed. Older restore points stay.",
             "Cancel the run",
         ),
@@ -109,6 +109,11 @@ fn about_call(proxy: &str, request: &Request, name: &str) -> (String, &'static s
             format!("Forget the proxy {name}?"),
             "Its VM stays and goes on working; nothing here knows of it any more. Its licence is free again.",
             "Forget",
+        ),
+        Request::Drain(_) => (
+            format!("Hold new runs of {name} back?"),
+            "Nothing is backed up by it, on schedule or by hand, until o lets runs start again. What runs goes on.",
+            "Hold back",
         ),
         Request::LicenseRemove(_) => {
             (format!("Remove licence {name} from {proxy}?"), "Whoever has its signed text can import it again.", "Remove")

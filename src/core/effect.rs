@@ -108,7 +108,11 @@ macro_rules! requests {
 
             /// What must be asked before it leaves.
             pub const fn danger(&self) -> Danger {
-                match self { $( Self::$name(_) => Danger::$danger, )+ }
+                match self {
+                    // What was held back starts again: there is nothing to think over.
+                    Self::Drain(params) if !params.on => Danger::None,
+                    $( Self::$name(_) => Danger::$danger, )+
+                }
             }
 
             /// Its parameters as they go over the wire.
@@ -197,7 +201,7 @@ requests! {
     /// Forget a deployed proxy.
     Forget = DeployForget, Ask;
     /// Hold new runs back, or not.
-    Drain = ProxyDrain, None;
+    Drain = ProxyDrain, Ask;
     /// Name, site, HTTP proxy.
     Configure = ProxyConfigure, None;
     /// Licences.
@@ -224,6 +228,8 @@ mod tests {
             assert!(request.writes());
         }
         assert_eq!(Request::RestorePointRemove(id()).danger(), Danger::TypeName);
+        let drain = |on| Request::Drain(api::DrainParams { on }).danger();
+        assert_eq!((drain(true), drain(false)), (Danger::Ask, Danger::None), "no backups until somebody notices");
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub enum Errand {
     RenewCertificate,
     /// Sends a bundle to upgrade to.
     Upgrade {
-        /// Path of its file on this machine.
+        /// Path of its file on this machine, or where on the web it is.
         bundle: String,
         /// Seconds to wait for running transfers.
         wait_seconds: u64,

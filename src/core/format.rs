@@ -46,7 +46,17 @@ pub fn span(milliseconds: i64) -> String {
 
 /// `1 VM`, `3 VMs`.
 pub fn count(n: usize, one: &str) -> String {
-    if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") }
+    counted(n, one, &format!("{one}s"))
+}
+
+/// `1 proxy`, `3 proxies`.
+pub fn counted(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
+/// An id as a person reads it: its first eight characters.
+pub fn short(id: &str) -> &str {
+    id.get(..8).unwrap_or(id)
 }
 
 /// Done of total in whole percent; 100 only when all is done.

@@ -1,8 +1,8 @@
 //! What is done to proxies as such: deployed, changed, upgraded, examined, licensed. Part of [`super::act`].
 
-use api::{DeployedState, DestroyParams, DrainParams, IdParams, LogLevel};
+use api::{DeployedState, DestroyParams, DrainParams, ErrorReport, IdParams, LogLevel};
 
-use super::act::{acting, home, open_form, push, row};
+use super::act::{acting, close_form, home, open_form, push, row};
 use super::action::{Action, Context};
 use super::boundary::{refusal, send};
 use super::deployed;
@@ -49,43 +49,69 @@ fn serves(license: &api::License) -> String {
 
 /// Whether an action of this module can be done now; none for an action of another.
 pub(super) fn availability(state: &State, action: Action, row: Option<usize>) -> Option<Result<(), String>> {
+    match judged(state, action, row) {
+        Ok(true) => Some(Ok(())),
+        Ok(false) => None,
+        Err(why) => Some(Err(why)),
+    }
+}
+
+/// Whether an action is one of this module, or why it cannot be done now.
+fn judged(state: &State, action: Action, row: Option<usize>) -> Result<bool, String> {
     let on = |name: &str| refusal(state, name, action.info().writes).map_or(Ok(()), Err);
-    let check = || match action {
-        Action::ProxyDeploy | Action::LicenseImport if state.proxies.is_empty() => {
-            Err("no proxy is configured: backhaul proxy add".to_owned())
+    match action {
+        Action::ProxyDeploy | Action::LicenseImport => {
+            if state.proxies.is_empty() {
+                return Err("no proxy is configured: backhaul proxy add".into());
+            }
         }
         Action::ProxyUpgrade => {
             let proxy = proxy(state, row)?;
             match proxy.status.as_ref().and_then(|status| status.upgrade.as_ref()) {
-                Some(upgrade) if proxies::under_way(upgrade.phase) => Err(format!("its upgrade to {} is going on", upgrade.to)),
-                _ => on(proxy.name()),
+                Some(upgrade) if proxies::under_way(upgrade.phase) => {
+                    return Err(format!("its upgrade to {} is going on", upgrade.to));
+                }
+                _ => on(proxy.name())?,
+            }
+        }
+        // One that is going on is looked at, whatever became of the line.
+        Action::ProxyDoctor => {
+            let proxy = proxy(state, row)?;
+            if !examining(proxy) {
+                on(proxy.name())?;
             }
         }
         Action::DoctorAgain => {
             let proxy = proxy(state, row)?;
-            match &proxy.examination {
-                Some(Examination { ended: None, .. }) => Err("the examination is going on".into()),
-                _ => on(proxy.name()),
+            if examining(proxy) {
+                return Err("the examination is going on".into());
+            }
+            on(proxy.name())?;
+        }
+        Action::ProxySettings | Action::ProxyDrain | Action::TokenRotate | Action::CertificateRenew | Action::SupportSave => {
+            on(proxy(state, row)?.name())?
+        }
+        Action::PoolAdd => {
+            if state.proxies.is_empty() {
+                return Err("no proxy is configured: backhaul proxy add".into());
+            }
+            // Not to the next best: the form would be for another proxy than the selected one.
+            if *acting(state.screen()) == Screen::Proxies && row.is_some() {
+                proxy(state, row)?;
             }
         }
-        Action::ProxyDoctor
-        | Action::ProxySettings
-        | Action::ProxyDrain
-        | Action::TokenRotate
-        | Action::CertificateRenew
-        | Action::SupportSave => on(proxy(state, row)?.name()),
         Action::ProxyAdopt => {
             let (deployer, deployed) = selected_deployed(state, row)?;
             if let Some(known) = deployed::known(state, deployed) {
                 return Err(format!("this console knows {} already", known.name()));
             }
             ready(deployed)?;
-            on(deployer.name())
+            on(deployer.name())?;
         }
         Action::ProxyReconfigure | Action::ProxyRedeploy | Action::ProxyForget | Action::ProxyDestroy => {
             let (deployer, deployed) = selected_deployed(state, row)?;
             ready(deployed)?;
-            on(deployer.name())
+            on(deployer.name())?;
         }
         Action::LicenseBind => {
             let (holder, license) = license(state, row)?;
@@ -95,55 +121,38 @@ pub(super) fn availability(state: &State, action: Action, row: Option<usize>) ->
             if license.free() == 0 {
                 return Err(format!("it covers {} and serves {}; free it there first", license.proxies, serves(license)));
             }
-            on(holder.name())
+            on(holder.name())?;
         }
         Action::LicenseUnbind => {
             let (holder, license) = license(state, row)?;
             if license.bound.is_empty() {
                 return Err("it serves no proxy".into());
             }
-            on(holder.name())
+            on(holder.name())?;
         }
         Action::LicenseRemove => {
             let (holder, license) = license(state, row)?;
             if !license.bound.is_empty() {
                 return Err(format!("it serves {}; free it there first", serves(license)));
             }
-            on(holder.name())
+            on(holder.name())?;
         }
         Action::ReviewAccept => match state.form.as_ref().map(|form| (&form.review, form.submitting)) {
-            Some((_, Some(_))) => Err("it is on its way to the proxy".into()),
+            Some((_, Some(_))) => return Err("it is on its way to the proxy".into()),
             Some((Some(review), None)) if !review.review.faults.is_empty() => {
-                Err("it cannot be done like this; Esc goes back to the form".into())
+                return Err("it cannot be done like this; Esc goes back to the form".into());
             }
-            _ => Ok(()),
+            _ => {}
         },
-        _ => Ok(()),
-    };
-    let mine = matches!(
-        action,
-        Action::ProxyDeploy
-            | Action::ProxyUpgrade
-            | Action::ProxyDoctor
-            | Action::ProxySettings
-            | Action::ProxyDrain
-            | Action::TokenRotate
-            | Action::CertificateRenew
-            | Action::SupportSave
-            | Action::ProxyAdopt
-            | Action::ProxyReconfigure
-            | Action::ProxyRedeploy
-            | Action::ProxyForget
-            | Action::ProxyDestroy
-            | Action::DoctorAgain
-            | Action::LicenseImport
-            | Action::LicenseBind
-            | Action::LicenseUnbind
-            | Action::LicenseRemove
-            | Action::ReviewAccept
-            | Action::ReviewBack
-    );
-    mine.then(check)
+        Action::ReviewBack => {}
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// Whether an examination of a proxy is going on.
+fn examining(proxy: &Proxy) -> bool {
+    matches!(proxy.examination, Some(Examination { ended: None, .. }))
 }
 
 fn ready(deployed: &api::Deployed) -> Result<(), String> {
@@ -167,11 +176,12 @@ pub(super) fn perform(state: &mut State, action: Action) -> bool {
             open_form(state, form);
         }
         Action::ReviewAccept => accept(state),
-        Action::ReviewBack => {
-            if let Some(form) = state.form.as_mut().filter(|form| form.submitting.is_none()) {
-                form.review = None;
-            }
-        }
+        Action::ReviewBack => match &mut state.form {
+            // On its way: there is no form to go back to, the page is left.
+            Some(form) if form.submitting.is_some() => close_form(state),
+            Some(form) => form.review = None,
+            None => {}
+        },
         Action::LicenseBind | Action::LicenseUnbind | Action::LicenseRemove => on_license(state, action, row),
         Action::ProxyAdopt | Action::ProxyReconfigure | Action::ProxyRedeploy | Action::ProxyForget | Action::ProxyDestroy => {
             on_deployed(state, action, row)
@@ -217,7 +227,8 @@ fn on_proxy(state: &mut State, action: Action, row: Option<usize>) {
             send(state, &name, Errand::SaveSupportBundle, purpose, &name);
         }
         _ => {
-            if let Some(id) = send(state, &name, Errand::Examine, Purpose::Examination, &name) {
+            let going_on = examining(proxy);
+            if !going_on && let Some(id) = send(state, &name, Errand::Examine, Purpose::Examination, &name) {
                 let now = state.now;
                 if let Some(proxy) = state.proxy_mut(&name) {
                     proxy.examination = Some(Examination { id, started_at: now, checks: Vec::new(), ended: None });
@@ -279,11 +290,11 @@ fn on_license(state: &mut State, action: Action, row: Option<usize>) {
 fn accept(state: &mut State) {
     let Some(mut form) = state.form.take() else { return };
     if form.submitting.is_none()
-        && let Some(request) = forms::deploy::accepted(&form)
+        && let Some(review) = &form.review
     {
-        let (proxy, name) = (form.proxy().to_owned(), form.value("name").to_owned());
+        let request = Request::DeployStart(review.spec.clone());
+        form.submitting = send(state, &review.proxy, request, Purpose::Save { then_run: false }, &review.spec.name);
         form.error = None;
-        form.submitting = send(state, &proxy, request, Purpose::Save { then_run: false }, &name);
     }
     state.form = Some(form);
 }
@@ -377,8 +388,15 @@ pub(super) fn done(state: &mut State, name: &str, done: Done) {
                     proxy.version += 1;
                 }
                 None => {
-                    state.table_mut(Context::Proxies).select_id(entry.name.clone());
-                    state.proxies.push(Proxy::new(entry));
+                    let proxy = Proxy::new(entry);
+                    let row = deployed::of(state, &proxy).map(|(deployer, deployed)| fleet_id(deployer.name(), &deployed.id));
+                    let table = state.table_mut(Context::Proxies);
+                    // It stays selected where it was; what else is selected is what the next key is meant for.
+                    if row.is_some() && table.selected == row {
+                        table.select_id(proxy.name());
+                    }
+                    table.outdate();
+                    state.proxies.push(proxy);
                 }
             }
             state.tell(LogLevel::Info, told);
@@ -422,6 +440,13 @@ pub(super) fn done(state: &mut State, name: &str, done: Done) {
 fn forget(state: &mut State, name: &str) {
     state.proxies.retain(|proxy| proxy.name() != name);
     state.pending.retain(|_, pending| pending.proxy != name);
+    // What was sent there is answered no more: a form must not wait for it for ever.
+    for form in state.form.iter_mut().chain(&mut state.drafts) {
+        if form.submitting.is_some_and(|id| !state.pending.contains_key(&id)) {
+            form.submitting = None;
+            form.error = Some(ErrorReport::new("NO_SUCH_PROXY", format!("{name} is no longer in the configuration")));
+        }
+    }
     state.follows.retain(|(proxy, _), _| proxy != name);
     state.expected.retain(|expected| expected.deployer != name);
     state.groups_version = None;

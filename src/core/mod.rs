@@ -32,6 +32,8 @@ mod update;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_forms;
+#[cfg(test)]
 mod tests_manage;
 
 pub use effect::{Answer, Effect, FleetCommand, Request, RequestId};

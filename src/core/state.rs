@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use api::LogLevel;
+use api::{DeploySpec, LogLevel};
 use jiff::tz::TimeZone;
 
 use super::action::{Action, Context};
@@ -69,8 +69,8 @@ pub enum Purpose {
     RunDetail(String),
     /// A test of a remote.
     Test(String),
-    /// What a deployment would do, for the form that is open.
-    Review,
+    /// What this deployment would do, for the form that is open.
+    Review(Box<DeploySpec>),
     /// A deployed proxy is destroyed: the run is shown, and its entry in the configuration goes with it.
     Destroy(Expected),
     /// A deployed proxy is forgotten; with its name in the configuration.
@@ -105,6 +105,8 @@ pub struct Pending {
     pub proxy: String,
     /// What for.
     pub purpose: Purpose,
+    /// The errand it is, for a person; none for a single call, which goes on at the proxy whoever leaves.
+    pub errand: Option<&'static str>,
 }
 
 /// A question before something happens.
@@ -274,9 +276,11 @@ impl State {
     pub(super) fn post(&mut self, proxy: &str, ask: impl Into<Ask>, purpose: Purpose) -> RequestId {
         self.next_request += 1;
         let id = RequestId(self.next_request);
-        self.pending.insert(id, Pending { proxy: proxy.to_owned(), purpose });
+        let ask = ask.into();
+        let errand = if let Ask::Errand(errand) = &ask { Some(errand.name()) } else { None };
+        self.pending.insert(id, Pending { proxy: proxy.to_owned(), purpose, errand });
         let proxy = proxy.to_owned();
-        self.outbox.push(Effect::Fleet(match ask.into() {
+        self.outbox.push(Effect::Fleet(match ask {
             Ask::Call(request) => FleetCommand::Call { proxy, id, request },
             Ask::Errand(errand) => FleetCommand::Errand { proxy, id, errand },
         }));
@@ -318,7 +322,7 @@ impl State {
         let mut found: Vec<(u32, bool, usize, Action)> = super::action::ACTIONS
             .iter()
             .enumerate()
-            .filter(|(_, info)| !info.contexts.iter().any(|context| matches!(context, Context::Form | Context::Review)))
+            .filter(|(_, info)| !info.contexts.iter().all(|context| matches!(context, Context::Form | Context::Review)))
             .filter(|(_, info)| chooser.palette || info.contexts.iter().any(|context| contexts.contains(context)))
             .filter_map(|(at, info)| {
                 let score = query.score(&format!("{} {} {}", info.id, info.title, info.doc))?;

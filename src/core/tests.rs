@@ -103,6 +103,7 @@ fn the_danger_of_an_action_is_that_of_its_request() {
         (Action::ProxyForget, Request::Forget(IdParams { id: String::new() })),
         (Action::ProxyDestroy, Request::Destroy(api::DestroyParams { id: String::new(), name: String::new() })),
         (Action::ProxyRedeploy, Request::Redeploy(Box::new(api::RedeployParams { id: String::new(), image: None, sr: None }))),
+        (Action::ProxyDrain, Request::Drain(api::DrainParams { on: true })),
         (Action::LicenseRemove, Request::LicenseRemove(IdParams { id: String::new() })),
         (
             Action::ProxyReconfigure,
@@ -124,7 +125,7 @@ fn the_danger_of_an_action_is_that_of_its_request() {
     ] {
         assert_eq!(action.info().danger, errand.danger(), "{}", action.info().id);
     }
-    assert_eq!(ACTIONS.iter().filter(|info| info.danger > Danger::None).count(), 12, "a new one belongs into the lists above");
+    assert_eq!(ACTIONS.iter().filter(|info| info.danger > Danger::None).count(), 13, "a new one belongs into the lists above");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::state::State;
 use super::tests::calls;
 use super::{Answer, update};
 
-fn press(state: &mut State, keys: &str) -> Vec<Effect> {
+pub(super) fn press(state: &mut State, keys: &str) -> Vec<Effect> {
     let mut all = Vec::new();
     for key in keys.split(' ') {
         let effects = update(state, NOW, Message::Key(key.parse().unwrap()));
@@ -23,14 +23,14 @@ fn press(state: &mut State, keys: &str) -> Vec<Effect> {
     all
 }
 
-fn write(state: &mut State, text: &str) {
+pub(super) fn write(state: &mut State, text: &str) {
     for c in text.chars() {
         let effects = update(state, NOW, Message::Key(Key::char(c)));
         fixture::answer_lists(state, &effects);
     }
 }
 
-fn errands(effects: &[Effect]) -> Vec<(&str, &Errand)> {
+pub(super) fn errands(effects: &[Effect]) -> Vec<(&str, &Errand)> {
     effects
         .iter()
         .filter_map(|effect| match effect {
@@ -41,7 +41,7 @@ fn errands(effects: &[Effect]) -> Vec<(&str, &Errand)> {
 }
 
 /// Puts the keys into a field of the open form.
-fn go_to(state: &mut State, field: &str) {
+pub(super) fn go_to(state: &mut State, field: &str) {
     let focus = |state: &State| state.form.as_ref().map(|form| form.fields[form.focus].id);
     for key in ["up", "down"] {
         for _ in 0..40 {
@@ -54,20 +54,20 @@ fn go_to(state: &mut State, field: &str) {
     panic!("no way to {field}: {:?}", focus(state));
 }
 
-fn error(state: &State, field: &str) -> Option<String> {
+pub(super) fn error(state: &State, field: &str) -> Option<String> {
     let form = state.form.as_ref().unwrap();
     form.trouble(form.field(field).unwrap()).map(str::to_owned)
 }
 
-fn shown(state: &State, field: &str) -> bool {
+pub(super) fn shown(state: &State, field: &str) -> bool {
     !state.form.as_ref().unwrap().field(field).unwrap().hidden
 }
 
-fn value(state: &State, field: &str) -> String {
+pub(super) fn value(state: &State, field: &str) -> String {
     state.form.as_ref().unwrap().value(field).to_owned()
 }
 
-fn told(state: &State) -> String {
+pub(super) fn told(state: &State) -> String {
     state.notices.all.back().map(|notice| notice.text.clone()).unwrap_or_default()
 }
 
@@ -307,10 +307,15 @@ fn a_proxy_that_cannot_deploy_says_why() {
 }
 
 /// [`kept::kept`], on the row of a proxy.
-fn on_row(name: &str) -> State {
+pub(super) fn on_row(name: &str) -> State {
     let mut state = kept::kept();
     press(&mut state, "1");
-    state.table_mut(Context::Proxies).select_id(name);
+    let id = {
+        let rows = super::screens::rows(&state, &Screen::Proxies).unwrap();
+        let row = (0..rows.len()).find(|row| rows.cell(*row, 1).plain() == name).unwrap();
+        rows.id(row).into_owned()
+    };
+    state.table_mut(Context::Proxies).select_id(id);
     update(&mut state, NOW, Message::Tick);
     state
 }
@@ -321,7 +326,7 @@ fn the_list_shows_versions_draining_and_proxies_it_cannot_reach_yet() {
     let rows = super::screens::rows(&state, state.screen()).unwrap();
     let text = |row: usize| (0..7).map(|column| rows.cell(row, column).plain().trim().to_owned()).collect::<Vec<_>>();
     assert_eq!(rows.len(), 4);
-    assert_eq!((text(1)[0].as_str(), text(1)[3].as_str()), ("draining", "0.0.9 testing older"));
+    assert_eq!((text(1)[0].as_str(), text(1)[3].as_str()), ("draining", "older 0.0.9 testing"));
     assert!(text(1)[6].contains("no licence is bound"), "{:?}", text(1));
     assert_eq!((text(2)[0].as_str(), text(2)[1].as_str()), ("not added", "annecy"));
     assert_eq!((text(3)[0].as_str(), text(3)[1].as_str()), ("deploying", "valence"));
@@ -461,7 +466,7 @@ fn settings_token_certificate_drain_and_upgrade() {
     assert!(matches!(errands(&press(&mut state, "y"))[..], [("site-a", Errand::RotateToken)]));
     press(&mut state, "C");
     assert!(matches!(errands(&press(&mut state, "y"))[..], [("site-a", Errand::RenewCertificate)]));
-    let sent = press(&mut state, "o");
+    let sent = press(&mut state, "o y");
     assert!(matches!(calls(&sent)[..], [Request::Drain(api::DrainParams { on: true })]), "{sent:?}");
 
     press(&mut state, "u");

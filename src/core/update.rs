@@ -7,7 +7,7 @@ use super::action::{Action, Context};
 use super::answers::{on_reply, prune};
 use super::boundary::confirmed;
 use super::effect::{Effect, FleetCommand, Request};
-use super::forms::{Form, FormKind, Keyed, Preview, deploy, job};
+use super::forms::{Form, FormKind, Keyed, Preview, job};
 use super::key::{Code, Key};
 use super::manage;
 use super::message::{Connection, FleetEvent, FleetEventKind, Message};
@@ -151,31 +151,12 @@ fn go_where_it_belongs(state: &mut State, action: Action) {
     settle(state);
 }
 
-/// Scrolls the review page; everything else there is an action.
-fn on_review_key(state: &mut State, key: Key) {
-    if let Some(action) = state.keymap.action(&[Context::Review], key) {
-        return perform(state, action);
-    }
-    let page = (state.size.1 as isize - 5).max(1);
-    let by = match key.code {
-        Code::Up => -1,
-        Code::Down => 1,
-        Code::PageUp => -page,
-        Code::PageDown => page,
-        Code::Home => isize::MIN / 2,
-        Code::End => isize::MAX / 2,
-        _ => return,
-    };
-    let Some(form) = &mut state.form else { return };
-    let lines = form.review.as_ref().map_or(0, |review| deploy::review_lines(form, review).len());
-    if let Some(review) = &mut form.review {
-        review.scroll = review.scroll.saturating_add_signed(by).min(lines.saturating_sub(1));
-    }
-}
-
 fn on_form_key(state: &mut State, key: Key) {
     if state.form.as_ref().is_some_and(|form| form.review.is_some()) {
-        return on_review_key(state, key);
+        if let Some(action) = state.keymap.action(&[Context::Review], key) {
+            perform(state, action);
+        }
+        return;
     }
     let arrow = matches!(key.code, Code::Up | Code::Down) && !key.ctrl && !key.alt;
     if arrow && state.form.as_mut().is_some_and(|form| form.move_option(key.code == Code::Down)) {

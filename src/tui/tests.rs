@@ -170,6 +170,43 @@ fn deployment() {
     matrix("form-redeploy", on("1 j r", fixture::kept::kept));
     matrix("form-settings", on("1 e tab tab right right", fixture::kept::kept));
     matrix("form-upgrade", on("1 u", fixture::kept::kept));
+    matrix("form-deploy-lost", || {
+        let mut state = fixture::many();
+        press(&mut state, "1 n a n n e c y");
+        fixture::connection(&mut state, "site-a", fixture::away());
+        state
+    });
+    matrix("form-refused", || {
+        let mut state = fixture::kept::kept();
+        press(&mut state, "1 u / b");
+        let sent = update(&mut state, NOW, Message::Key(Key::ctrl('s')));
+        let id = fixture::kept::errand_id(&sent);
+        let error = api::ErrorReport::new("BUNDLE", "the bundle is signed by a key that site-a does not know: 5f1c09aa")
+            .with_next("add the key to [upgrade] keys in /etc/backhaul/backhauld.toml of the proxy, or take another bundle");
+        fixture::fleet(&mut state, "site-a", FleetEventKind::Reply { id, result: Err(error) });
+        state
+    });
+}
+
+#[test]
+fn the_field_that_is_typed_into_is_in_sight() {
+    let mut state = fixture::kept::kept();
+    press(&mut state, "8 i - - - - - B E G I N ctrl-s");
+    for (columns, rows) in SIZES {
+        let shown = text(&frame(&mut state, columns, rows, painter(Depth::None, true)));
+        assert!(shown.contains("File       -----BEGIN"), "{shown}");
+        assert!(shown.contains("That is the licence"), "{shown}");
+    }
+}
+
+#[test]
+fn what_must_be_typed_is_said_at_every_size() {
+    for (columns, rows) in SIZES {
+        let mut state = fixture::kept::kept();
+        press(&mut state, "1 j D");
+        let shown = text(&frame(&mut state, columns, rows, painter(Depth::None, true)));
+        assert!(shown.contains("Type site-b to go on:"), "{shown}");
+    }
 }
 
 #[test]
@@ -182,6 +219,18 @@ fn kept_proxies() {
     matrix("licenses", on("8", fixture::kept::kept));
     matrix("licenses-none", on("8", fixture::many));
     matrix("license-detail", on("8 enter", fixture::kept::kept));
+    matrix("licenses-away", || {
+        let mut state = fixture::kept::kept();
+        press(&mut state, "8");
+        fixture::connection(&mut state, "site-a", fixture::away());
+        state
+    });
+    matrix("doctor-away", || {
+        let mut state = fixture::kept::examined(true);
+        fixture::connection(&mut state, "site-a", fixture::away());
+        state
+    });
+    matrix("proxy-drain", on("1 o", fixture::kept::kept));
     matrix("license-import", on("8 i", fixture::kept::kept));
     matrix("license-bind", on("8 b", fixture::kept::kept));
     matrix("doctor-running", || fixture::kept::examined(false));

@@ -202,11 +202,19 @@ impl View {
                     .filter_map(|info| {
                         let title = match &state.form {
                             Some(form) if info.action == Action::FormSave => form.verb(),
+                            // There is no form to go back to while it is on its way.
+                            Some(form) if info.action == Action::ReviewBack && form.submitting.is_some() => "close",
                             _ => info.title,
                         };
                         Some((state.keymap.key(&contexts, info.action)?.to_string(), title))
                     }),
             );
+            if contexts == [Context::Review]
+                && let (Some(up), Some(down)) =
+                    (state.keymap.key(&contexts, Action::Up), state.keymap.key(&contexts, Action::Down))
+            {
+                hints.push((format!("{up}/{down}"), "scroll"));
+            }
             hints
         };
         let mut x = area.x;

@@ -1,11 +1,11 @@
 //! The deployment form, made of [`api::deploy::FIELDS`] as the command line is, and its review page.
 
-use api::deploy::{Answers, FIELDS, FieldInfo, FieldKind, bytes, minimum};
+use api::deploy::{Answers, FIELDS, FieldInfo, FieldKind, bytes, minimum, redact_url};
 use api::{DeployOptions, DeploySpec, FieldFault, License, PoolOffer, SrOffer, format_bytes};
 
 use super::{Choice, Form, FormField, FormKind, Review};
 use crate::core::effect::Request;
-use crate::core::format::span;
+use crate::core::format::{short, span};
 use crate::core::rich::{Glyph, Line, Role, pair};
 use crate::core::state::State;
 use crate::core::store::{ListState, Proxy};
@@ -57,11 +57,6 @@ pub(super) fn answers(form: &Form) -> Answers {
 pub(super) fn answer_fault(answers: &Answers, id: &str) -> Option<String> {
     let faults = DeploySpec::from_answers(answers).err()?;
     faults.into_iter().find(|fault| fault.field == id).map(|fault| fault.message)
-}
-
-/// A licence's id as a person reads it.
-pub(super) fn short(id: &str) -> &str {
-    id.get(..8).unwrap_or(id)
 }
 
 fn deployers(state: &State) -> Vec<Choice> {
@@ -136,8 +131,7 @@ fn license_note(form: &Form, offer: &api::LicenseOffer) -> Option<(Role, String)
 }
 
 pub(super) fn sync(form: &mut Form, state: &State) {
-    let deployers = deployers(state);
-    form.offer("proxy", deployers);
+    form.offer_target("proxy", deployers(state));
     let proxy = state.proxy(form.proxy());
     let known = proxy.is_some_and(|proxy| matches!(proxy.options.state, ListState::Fresh(_)));
     let nothing = DeployOptions::default();
@@ -236,24 +230,19 @@ pub(super) fn request(form: &Form) -> Option<Request> {
     spec(form).map(Request::DeployReview)
 }
 
-/// What accepting the review asks for.
-pub(in crate::core) fn accepted(form: &Form) -> Option<Request> {
-    spec(form).map(Request::DeployStart)
-}
-
-/// Takes what the proxy says it would do.
-pub(in crate::core) fn reviewed(form: &mut Form, review: api::DeployReview) {
+/// Takes what a proxy says it would do to this.
+pub(in crate::core) fn reviewed(form: &mut Form, proxy: &str, spec: Box<DeploySpec>, review: api::DeployReview) {
     form.refusals.clone_from(&review.faults);
     let first = form.fields.iter().position(|field| review.faults.iter().any(|fault| fault.field == field.id));
     if let Some(first) = first {
         form.focus = first;
     }
-    form.review = Some(Box::new(Review { review, scroll: 0 }));
+    form.review = Some(Box::new(Review { proxy: proxy.to_owned(), spec, review, scroll: 0 }));
 }
 
 /// The review as a page.
-pub fn review_lines(form: &Form, review: &Review) -> Vec<Line> {
-    let review = &review.review;
+pub fn review_lines(form: &Form, page: &Review) -> Vec<Line> {
+    let review = &page.review;
     let named = |fault: &FieldFault| match api::deploy::field(&fault.field) {
         Some(field) => format!("{}: {}", field.label, fault.message),
         None => fault.message.clone(),
@@ -265,7 +254,7 @@ pub fn review_lines(form: &Form, review: &Review) -> Vec<Line> {
     if form.submitting.is_some() {
         lines.push(Line::state(Glyph::Running, Role::Running, "Sent, waiting for the proxy"));
     } else if review.faults.is_empty() {
-        lines.push(Line::of(Role::Hint, format!("{} would do this; nothing has been touched yet.", form.proxy())));
+        lines.push(Line::of(Role::Hint, format!("{} would do this; nothing has been touched yet.", page.proxy)));
     } else {
         lines.push(Line::of(Role::Hint, "It cannot be done like this; nothing has been touched."));
     }
@@ -300,7 +289,7 @@ pub(super) fn command(form: &Form) -> String {
                 let label = form.option(info.id).map_or("", |option| option.label.as_str());
                 line.push_str(&format!(" --{} {}", info.id, shell(label)));
             }
-            _ => line.push_str(&format!(" --{} {}", info.id, shell(form.value(info.id)))),
+            _ => line.push_str(&format!(" --{} {}", info.id, shell(&redact_url(form.value(info.id))))),
         }
     }
     line

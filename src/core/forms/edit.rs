@@ -139,6 +139,12 @@ impl Form {
 
     /// Takes pasted text.
     pub fn paste(&mut self, pasted: &str) {
+        // A signed text goes where none is shown, whichever field has the keys: a line would show it, and send it as a path.
+        if signed(pasted)
+            && let Some(at) = self.fields.iter().position(|field| !field.hidden && matches!(field.value, Value::Pasted(_)))
+        {
+            self.focus = at;
+        }
         let Some(field) = self.fields.get_mut(self.focus) else { return };
         match &mut field.value {
             Value::Text { text, .. } => text.paste(pasted),
@@ -160,6 +166,11 @@ impl Form {
         }
         self.changed_here();
     }
+}
+
+/// Whether this is a signed text, or the beginning of one, rather than a name of something.
+pub(super) fn signed(text: &str) -> bool {
+    text.contains("-----BEGIN")
 }
 
 fn toggle(chosen: &mut Vec<String>, id: &str) {

@@ -3,10 +3,10 @@
 use api::License;
 
 use super::change::fixed;
-use super::deploy::short;
+use super::edit::signed;
 use super::{Choice, Form, FormField, FormKind, wanted};
 use crate::core::errand::{Errand, LicenseSource};
-use crate::core::format::count;
+use crate::core::format::{count, short};
 use crate::core::state::State;
 use crate::core::text::shell;
 
@@ -56,7 +56,7 @@ pub(super) fn sync(form: &mut Form, state: &State) {
     match form.kind.clone() {
         FormKind::LicenseImport => {
             let options = options(&away);
-            form.offer("proxy", options);
+            form.offer_target("proxy", options);
         }
         FormKind::LicenseBind(license) => {
             let bound = |name: &str| {
@@ -64,7 +64,7 @@ pub(super) fn sync(form: &mut Form, state: &State) {
                 license.bound.iter().any(|bound| bound.proxy == id).then(|| "it runs under this licence already".to_owned())
             };
             let options = options(&|name: &str| away(name).or_else(|| bound(name)));
-            form.offer("to", options);
+            form.offer_target("to", options);
         }
         _ => {}
     }
@@ -76,13 +76,16 @@ pub(super) fn fault(form: &Form, id: &str) -> Option<String> {
     }
     match id {
         "proxy" | "to" | "of" => wanted(form, id, "A proxy"),
+        "file" if signed(form.value("file")) => {
+            Some("That is the licence itself, not a path: ctrl-u, then paste it into Text".into())
+        }
         "file" if form.value("file").is_empty() && form.pasted("text").trim().is_empty() => {
             Some("A file is needed, or the text pasted below".into())
         }
         "text" if form.typed("file").is_some() && !form.pasted("text").is_empty() => {
             Some("Either a file or the text, not both; Backspace empties this".into())
         }
-        "text" if !form.pasted(id).is_empty() && !form.pasted(id).contains("-----BEGIN") => {
+        "text" if !form.pasted(id).is_empty() && !signed(form.pasted(id)) => {
             Some("That is no licence: it begins with -----BEGIN BACKHAUL LICENSE-----".into())
         }
         _ => None,
@@ -107,11 +110,8 @@ pub(super) fn unbind(form: &Form, license: &License) -> Option<Errand> {
 }
 
 pub(super) fn import_command(form: &Form) -> String {
-    format!(
-        "backhaul license import --proxy {} {}",
-        shell(form.proxy()),
-        shell(&form.typed("file").unwrap_or_else(|| "FILE".into()))
-    )
+    let file = form.typed("file").filter(|file| !signed(file)).unwrap_or_else(|| "FILE".into());
+    format!("backhaul license import --proxy {} {}", shell(form.proxy()), shell(&file))
 }
 
 pub(super) fn bind_command(form: &Form, verb: &str, license: &License) -> String {

@@ -17,7 +17,7 @@ pub use change::{reconfigure, redeploy};
 pub use edit::Keyed;
 pub use field::{Choice, FormField, Value};
 
-use api::{DeployReview, Deployed, ErrorReport, FieldFault};
+use api::{DeployReview, DeploySpec, Deployed, ErrorReport, FieldFault};
 
 use super::effect::RequestId;
 use super::errand::Ask;
@@ -111,6 +111,10 @@ pub struct Preview {
 /// The last page of a form: what would be done. Nothing has been touched before it is accepted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Review {
+    /// The proxy that was asked; accepting goes to it and to no other.
+    pub proxy: String,
+    /// What it was asked about; accepting asks for exactly this.
+    pub spec: Box<DeploySpec>,
     /// What the proxy says it would do.
     pub review: DeployReview,
     /// First line shown.
@@ -266,6 +270,18 @@ impl Form {
         }
     }
 
+    /// Offers what the form is for. What is chosen stays chosen, also while it cannot be: a lost line must not send the form
+    /// elsewhere. Why it cannot be is said beside the field.
+    fn offer_target(&mut self, id: &str, options: Vec<Choice>) {
+        if self.value(id).is_empty() {
+            self.offer(id, options);
+        } else {
+            self.set_options(id, options, true);
+        }
+        let why = self.option(id).and_then(|option| option.why_not.clone());
+        self.note(id, why.map(|why| (super::rich::Role::Warn, why)));
+    }
+
     /// The option chosen in a field.
     fn option(&self, id: &str) -> Option<&Choice> {
         match self.field(id).map(|field| &field.value) {
@@ -307,8 +323,12 @@ impl Form {
         self.value("proxy")
     }
 
-    /// Brings options and defaults up to date with what is known.
+    /// Brings options and defaults up to date with what is known. What was sent, and what a review shows, stays as it is:
+    /// otherwise something else would be accepted than was read.
     pub fn sync(&mut self, state: &State) {
+        if self.review.is_some() || self.submitting.is_some() {
+            return;
+        }
         match &self.kind {
             FormKind::Job(_) => job::sync(self, state),
             FormKind::Remote => remote::sync(self, state),

@@ -23,7 +23,7 @@ pub fn open(proxy: &Proxy) -> Form {
             .holding(name),
         FormField::text("site", "Site", "Where it stands; empty: none is told", "").holding(site),
         FormField::choice("http", "HTTP proxy", "For its downloads; left and right to choose", choices, Some("keep")),
-        FormField::secret("http-proxy", "at", "http://[user:password@]host:port; it is never shown again"),
+        FormField::secret("http-proxy", "Address", "http://[user:password@]host:port; it is never shown again"),
         fixed("proxy", "Proxy", "The one that is changed", proxy.name()),
     ];
     let title = format!("Settings of {}", proxy.name());
@@ -39,6 +39,9 @@ pub(super) fn fault(form: &Form, id: &str) -> Option<String> {
     if id == "http-proxy" && form.value(id).is_empty() {
         return Some("an address is needed, or choose none".into());
     }
+    if id == "name" && changes(form) == ConfigureParams::default() {
+        return Some("nothing is changed yet: name, site or HTTP proxy".into());
+    }
     let mut answers = Answers::default();
     for (id, value) in [("pool", "x"), ("image", "x"), ("name", form.value("name")), ("site", form.value("site"))] {
         answers.set(id, value);
@@ -47,7 +50,7 @@ pub(super) fn fault(form: &Form, id: &str) -> Option<String> {
     answer_fault(&answers, id)
 }
 
-pub(super) fn request(form: &Form) -> Request {
+fn changes(form: &Form) -> ConfigureParams {
     let touched = |id: &str| form.field(id).is_some_and(|field| field.touched);
     let typed = |id: &str| touched(id).then(|| form.value(id).to_owned());
     let http_proxy = match form.value("http") {
@@ -55,22 +58,25 @@ pub(super) fn request(form: &Form) -> Request {
         "set" => Some(form.value("http-proxy").to_owned()),
         _ => None,
     };
-    Request::Configure(ConfigureParams { name: typed("name"), site: typed("site"), http_proxy })
+    ConfigureParams { name: typed("name"), site: typed("site"), http_proxy }
+}
+
+pub(super) fn request(form: &Form) -> Request {
+    Request::Configure(changes(form))
 }
 
 pub(super) fn command(form: &Form, proxy: &str) -> String {
     let mut line = format!("backhaul proxy set {}", shell(proxy));
-    if let Request::Configure(params) = request(form) {
-        for (flag, value) in [("name", params.name), ("site", params.site)] {
-            if let Some(value) = value {
-                line.push_str(&format!(" --{flag} {}", shell(&value)));
-            }
+    let params = changes(form);
+    for (flag, value) in [("name", params.name), ("site", params.site)] {
+        if let Some(value) = value {
+            line.push_str(&format!(" --{flag} {}", shell(&value)));
         }
-        match params.http_proxy {
-            Some(none) if none.is_empty() => line.push_str(" --no-http-proxy"),
-            Some(_) => line.push_str(" --http-proxy-file FILE"),
-            None => {}
-        }
+    }
+    match form.value("http") {
+        "none" => line.push_str(" --no-http-proxy"),
+        "set" => line.push_str(" --http-proxy-file FILE"),
+        _ => {}
     }
     line
 }

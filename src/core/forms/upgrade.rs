@@ -11,7 +11,7 @@ pub fn open(proxy: &str) -> Form {
         FormField::text(
             "bundle",
             "Bundle",
-            "Path of the signed bundle on this machine; its signature is checked by the proxy",
+            "Path or URL of the signed bundle; it is fetched here, its signature is checked by the proxy",
             "",
         ),
         FormField::text("wait", "Wait", "Minutes for running transfers to end; nothing new starts meanwhile", "60"),
@@ -36,6 +36,20 @@ pub(super) fn request(form: &Form) -> Errand {
     Errand::Upgrade { bundle: form.value("bundle").to_owned(), wait_seconds: minutes.saturating_mul(60) }
 }
 
+/// Where a bundle comes from, without what may be a secret.
+fn shown(from: &str) -> String {
+    let from = api::deploy::redact_url(from);
+    match from.split_once('?') {
+        Some((address, _)) if from.contains("://") => format!("{address}?..."),
+        _ => from,
+    }
+}
+
 pub(super) fn command(form: &Form, proxy: &str) -> String {
-    format!("backhaul proxy upgrade {} --bundle {}", shell(proxy), shell(form.value("bundle")))
+    format!(
+        "backhaul proxy upgrade {} --bundle {} --wait {}m",
+        shell(proxy),
+        shell(&shown(form.value("bundle"))),
+        shell(form.value("wait"))
+    )
 }

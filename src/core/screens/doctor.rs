@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use api::{DoctorCheck, Verdict};
 
-use super::error_lines;
-use crate::core::format::{count, span};
+use super::{absence, error_lines};
+use crate::core::format::{count, moment, span};
 use crate::core::rich::{Glyph, Line, Role, Span, pair, pair_line};
 use crate::core::state::State;
 use crate::core::store::Examination;
@@ -97,11 +97,20 @@ fn tally(examination: &Examination, verdict: Verdict) -> usize {
 
 /// The line above the list.
 pub fn summary(state: &State, proxy: &str) -> Option<Line> {
-    let examination = state.proxy(proxy)?.examination.as_ref()?;
-    let mut line = match &examination.ended {
-        None => Line::state(Glyph::Running, Role::Running, format!("examining, {}", span(state.now - examination.started_at))),
-        Some((_, Some(error))) => return Some(Line::state(Glyph::Error, Role::Error, &error.message)),
-        Some((at, None)) => Line::of(Role::Muted, format!("through in {}", span(at - examination.started_at))),
+    let proxy = state.proxy(proxy)?;
+    let examination = proxy.examination.as_ref()?;
+    let absent = absence(state, proxy);
+    let mut line = match (&examination.ended, absent) {
+        // What was found before says nothing about now.
+        (Some((at, None)), Some(absent)) => {
+            let found = moment(*at, state.now, &state.settings.zone);
+            Line::state(Glyph::Warn, Role::Warn, format!("{absent}; found at {found}:"))
+        }
+        (None, _) => {
+            Line::state(Glyph::Running, Role::Running, format!("examining, {}", span(state.now - examination.started_at)))
+        }
+        (Some((_, Some(error))), _) => return Some(Line::state(Glyph::Error, Role::Error, &error.message)),
+        (Some((at, None)), None) => Line::of(Role::Muted, format!("through in {}", span(at - examination.started_at))),
     };
     for (verdict, glyph, role, word) in [
         (Verdict::Fail, Glyph::Error, Role::Error, "fail"),

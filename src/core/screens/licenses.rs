@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use api::License;
 
 use super::{fleet_id, locate};
-use crate::core::format::{count, date_time};
+use crate::core::format::{counted, date_time, short};
 use crate::core::rich::{Glyph, Line, Role, pair, pair_line};
 use crate::core::state::State;
 use crate::core::store::Proxy;
@@ -62,7 +62,7 @@ impl Rows for LicenseRows<'_> {
         let Some((proxy, license)) = at(self.0, row) else { return Line::new() };
         match column {
             0 => state_of(license),
-            1 => Line::text(license.id.get(..8).unwrap_or(&license.id)),
+            1 => Line::text(short(&license.id)),
             2 => Line::text(&license.holder),
             3 => Line::text(format!("{} of {}", license.free(), license.proxies)),
             4 if license.bound.is_empty() => Line::of(Role::Muted, "none"),
@@ -105,7 +105,7 @@ pub fn details(state: &State, row: usize) -> Vec<Line> {
     lines.extend([
         pair("Licence", &license.id),
         pair("Holder", &license.holder),
-        pair("Covers", count(license.proxies as usize, "proxy").replace("proxys", "proxies")),
+        pair("Covers", counted(license.proxies as usize, "proxy", "proxies")),
         pair("Free for", license.free().to_string()),
         pair("From", date_time(license.not_before, &state.settings.zone)),
         pair("Expires", expires(state, license)),
@@ -125,7 +125,9 @@ fn asked_for(state: &State) -> bool {
 /// The line above the list: whether all this matters.
 pub fn summary(state: &State) -> Option<Line> {
     if !asked_for(state) {
-        return Some(Line::of(Role::Muted, "No proxy needs a licence: no issuer's key is configured."));
+        // What is not known yet may ask for one.
+        let known = state.proxies.iter().all(|proxy| proxy.status.is_some());
+        return known.then(|| Line::of(Role::Muted, "No proxy needs a licence: no issuer's key is configured."));
     }
     let missing: Vec<&str> = state
         .proxies

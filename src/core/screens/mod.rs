@@ -200,7 +200,14 @@ pub fn summary(state: &State, screen: &Screen) -> Option<Line> {
         Screen::Transfers => Some(transfers::summary(state)),
         Screen::Run { proxy, run } => run::summary(state, proxy, run),
         Screen::Doctor { proxy } => doctor::summary(state, proxy),
-        Screen::Licenses => freshness(state, screen).or_else(|| licenses::summary(state)),
+        Screen::Licenses => match (licenses::summary(state), freshness(state, screen)) {
+            (Some(mut line), Some(old)) => {
+                line = line.and(Role::Muted, "; ");
+                line.0.extend(old.0);
+                Some(line)
+            }
+            (line, old) => line.or(old),
+        },
         _ => freshness(state, screen),
     }
 }
@@ -256,6 +263,7 @@ pub fn empty(state: &State, screen: &Screen) -> Vec<Line> {
         return vec![
             Line::text("No proxy is configured."),
             Line::of(Role::Hint, "Add one: backhaul proxy add NAME URL --token-file FILE"),
+            Line::of(Role::Hint, "None yet: backhaul proxy deploy --ssh USER@HOST makes one"),
             Line::of(Role::Hint, "Or try the lab: backhaul lab"),
         ];
     }

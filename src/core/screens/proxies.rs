@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 
 use api::{AddressSpec, Deployed, DeployedState, LogLevel, ProxyStatus, UpgradePhase, UpgradeState};
 
-use super::{connection, error_lines, runs};
+use super::{connection, error_lines, fleet_id, runs};
 use crate::core::deployed;
 use crate::core::format::{clock, count, moment, span};
 use crate::core::message::Connection;
@@ -130,7 +130,7 @@ fn version_cell(status: &ProxyStatus, console: &str) -> Line {
     let channel = status.channel.as_deref().filter(|channel| *channel != "stable").map(|channel| format!(" {channel}"));
     let version = format!("{}{}", status.version, channel.unwrap_or_default());
     match skew(&status.version, console) {
-        Some(word) => Line::state(Glyph::Warn, Role::Warn, format!("{version} {word}")),
+        Some(word) => Line::state(Glyph::Warn, Role::Warn, format!("{word} {version}")),
         None => Line::of(Role::Muted, version),
     }
 }
@@ -167,7 +167,7 @@ fn trouble(state: &State, found: &Found<'_>) -> Line {
         Found::Known(proxy) => proxy,
         Found::Stranger(deployer, deployed) => {
             let words = match deployed.state {
-                DeployedState::Ready => format!("deployed by {}; p adds it to this console", deployer.name()),
+                DeployedState::Ready => format!("p adds it ({})", deployer.name()),
                 _ => format!("by {}; 4 shows how far it is", deployer.name()),
             };
             return Line::of(Role::Hint, words);
@@ -201,8 +201,8 @@ impl Rows for ProxyRows<'_> {
     fn id(&self, row: usize) -> Cow<'_, str> {
         match self.at(row) {
             Some(Found::Known(proxy)) => Cow::Borrowed(proxy.name()),
-            // The same once it is known: a selected stranger stays selected.
-            Some(Found::Stranger(_, deployed)) => Cow::Borrowed(&deployed.name),
+            // Another proxy may well have its name.
+            Some(Found::Stranger(deployer, deployed)) => fleet_id(deployer.name(), &deployed.id).into(),
             None => Cow::Borrowed(""),
         }
     }
@@ -310,17 +310,15 @@ fn status_details(state: &State, status: &ProxyStatus) -> Vec<Line> {
     if let Some(build) = &status.build {
         version.push_str(&format!(", build {build}"));
     }
-    let mut line = Line::text(version);
+    let mut lines = vec![pair("Site", status.site.as_deref().unwrap_or("")), pair("Version", version)];
     if let Some(word) = skew(&status.version, &state.settings.version) {
-        line = line.and(
-            Role::Warn,
-            match word {
-                "differs" => format!("; not this console's {}", state.settings.version),
-                word => format!("; {word} than this console, {}", state.settings.version),
-            },
-        );
+        let console = &state.settings.version;
+        let words = match word {
+            "differs" => format!("not this console's {console}"),
+            word => format!("{word} than this console, {console}"),
+        };
+        lines.push(pair_line("", Line::state(Glyph::Warn, Role::Warn, words)));
     }
-    let mut lines = vec![pair("Site", status.site.as_deref().unwrap_or("")), pair_line("Version", line)];
     if let Some(upgrade) = &status.upgrade {
         let (glyph, role, words) = phase(upgrade);
         lines.push(pair_line("Upgrade", Line::state(glyph, role, words)));

@@ -131,7 +131,7 @@ pub fn details(state: &State, row: usize) -> Vec<Line> {
     let zone = &state.settings.zone;
     let mut lines = vec![
         pair_line("State", outcome(run.outcome)),
-        pair("Run", &run.label),
+        pair_line("Run", name_line(Some(run.kind), Role::Text, &run.label)),
         pair("Id", &run.id),
         pair("Kind", kind(run.kind)),
         pair("Proxy", proxy.name()),

@@ -18,10 +18,9 @@ pub fn draw(painter: &Painter, buffer: &mut Buffer, area: Rect, confirm: &Confir
     for detail in &confirm.detail {
         lines.extend(wrap(detail, inner).into_iter().map(|line| (line, Role::Text)));
     }
-    if let Some(expected) = &confirm.expected {
-        lines.extend(wrap(&format!("Type {expected} to go on:"), inner).into_iter().map(|line| (line, Role::Hint)));
-    }
-    let height = (lines.len() as u16 + 5).min(area.height);
+    // What is to be typed stands directly above the place to type it: without it nobody could go on.
+    let asked = confirm.expected.as_ref().map(|expected| wrap(&format!("Type {expected} to go on:"), inner)).unwrap_or_default();
+    let height = ((lines.len() + asked.len()) as u16 + 5).min(area.height);
     let frame = Rect {
         x: area.x + (area.width - columns.min(area.width)) / 2,
         y: area.y + (area.height - height) / 2,
@@ -30,8 +29,19 @@ pub fn draw(painter: &Painter, buffer: &mut Buffer, area: Rect, confirm: &Confir
     };
     let inside = painter.frame(buffer, frame, "", Role::Focus);
     let buttons = inside.bottom().saturating_sub(2);
-    for (y, (line, role)) in (inside.y..buttons).zip(&lines) {
+    let own = buttons.saturating_sub(asked.len() as u16).max(inside.y);
+    let room = usize::from(own - inside.y);
+    if lines.len() > room && room > 0 {
+        let rest: Vec<String> = lines.drain(room..).map(|(line, _)| line).collect();
+        if let Some((last, _)) = lines.last_mut() {
+            *last = format!("{last} {}", rest.join(" "));
+        }
+    }
+    for (y, (line, role)) in (inside.y..own).zip(&lines) {
         painter.text(buffer, inside.x + 1, y, inside.width.saturating_sub(2), line, painter.style(*role));
+    }
+    for (y, line) in (own..buttons).zip(&asked) {
+        painter.text(buffer, inside.x + 1, y, inside.width.saturating_sub(2), line, painter.style(Role::Hint));
     }
     let y = buttons;
     let mut cursor = None;

@@ -3,19 +3,21 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 
-use super::text::{field as input, page};
+use super::text::{MARK, field as input, page, rows as rows_of, scrolled};
 use crate::core::format::{count, date_time};
 use crate::core::forms::deploy::review_lines;
 use crate::core::forms::license::pasted_words;
 use crate::core::forms::{Form, FormField, FormKind, Value};
 use crate::core::rich::{Glyph, Line, Role, Span, pair};
 use crate::core::state::State;
-use crate::core::text::{width, wrap};
+use crate::core::text::{clean, fit, width, wrap};
 use crate::tui::paint::Painter;
 
 const LABEL: u16 = 13;
 /// Rows that what is said of a field may take.
 const SAID: usize = 3;
+/// Rows that what the focused field offers keeps beside a long text.
+const OFFERED: usize = 3;
 
 /// A row of the form as drawn.
 enum Row {
@@ -28,7 +30,7 @@ enum Row {
 /// Draws it; answers where the cursor stands.
 pub fn draw(painter: &Painter, buffer: &mut Buffer, area: Rect, state: &State, form: &Form) -> Option<Position> {
     if let Some(review) = &form.review {
-        page(painter, buffer, area, &review_lines(form, review), review.scroll);
+        scrolled(painter, buffer, area, &review_lines(form, review), review.scroll);
         return None;
     }
     let command = command_lines(form, usize::from(area.width), area.height);
@@ -62,7 +64,7 @@ pub fn draw(painter: &Painter, buffer: &mut Buffer, area: Rect, state: &State, f
 
 fn command_lines(form: &Form, columns: usize, height: u16) -> Vec<String> {
     let most = if height < 14 { 1 } else { 3 };
-    let mut lines = wrap(&crate::core::text::clean(&form.command()), columns.saturating_sub(2));
+    let mut lines = wrap(&clean(&form.command()), columns.saturating_sub(2));
     if lines.len() > most {
         lines.truncate(most);
         if let Some(last) = lines.last_mut() {
@@ -84,8 +86,13 @@ fn rows(form: &Form, columns: u16) -> Vec<Row> {
         };
         if let Some((role, text)) = said {
             let room = usize::from(columns.saturating_sub(LABEL + 2)).max(10);
-            let lines = wrap(&crate::core::text::clean(text), room);
-            rows.extend(lines.into_iter().take(SAID).enumerate().map(|(n, line)| Row::Said(at, role, line, n == 0)));
+            let mut lines = wrap(&clean(text), room);
+            if lines.len() > SAID {
+                // The last row is cut where it is drawn, with a mark.
+                let rest = lines.split_off(SAID - 1).join(" ");
+                lines.push(rest);
+            }
+            rows.extend(lines.into_iter().enumerate().map(|(n, line)| Row::Said(at, role, line, n == 0)));
         }
     }
     rows
@@ -97,7 +104,9 @@ fn draw_fields(painter: &Painter, buffer: &mut Buffer, area: Rect, form: &Form, 
     };
     let height = usize::from(area.height);
     let focus = rows.iter().rposition(|row| of(row) == form.focus).unwrap_or(0);
-    let first = (focus + 1).saturating_sub(height);
+    // What is said of the field stands below it, but the field itself is what is typed into.
+    let own = rows.iter().position(|row| of(row) == form.focus).unwrap_or(0);
+    let first = (focus + 1).saturating_sub(height).min(own);
     let mut cursor = None;
     for (line, row) in rows.iter().skip(first).take(height).enumerate() {
         let y = area.y + line as u16;
@@ -176,15 +185,15 @@ fn draw_pane(painter: &Painter, buffer: &mut Buffer, area: Rect, state: &State, 
         lines.push(Line::state(Glyph::Running, Role::Running, "Sent, waiting for the proxy"));
     }
     lines.push(Line::of(Role::Hint, field.help));
-    let mut y = area.y;
-    for line in lines {
-        if y + 1 >= area.bottom() && area.height > 1 {
-            break;
-        }
-        page(painter, buffer, Rect { y, height: 1, ..area }, &[line], 0);
-        y += 1;
-    }
-    let rest = Rect { y, height: area.bottom().saturating_sub(y), ..area };
+    // What is offered keeps some rows to be chosen from; what is said gets the others, the first of them in any case.
+    let wanted: usize = match &field.value {
+        Value::Many { options, .. } => options.len() + 1,
+        Value::Choice { options, .. } => options.len(),
+        Value::Text { .. } | Value::Pasted(_) => 0,
+    };
+    let kept = wanted.min(OFFERED).min(usize::from(area.height / 2)) as u16;
+    let said = page(painter, buffer, Rect { height: area.height - kept, ..area }, &lines, 0);
+    let rest = Rect { y: area.y + said, height: area.height - said, ..area };
     let schedule = matches!(form.kind, FormKind::Job(_)) && matches!(field.id, "schedule" | "cron" | "timezone");
     match &field.value {
         Value::Many { options, chosen, filter, cursor } => {
@@ -239,24 +248,34 @@ fn draw_pane(painter: &Painter, buffer: &mut Buffer, area: Rect, state: &State, 
         Value::Choice { options, chosen } => {
             let at = options.iter().position(|option| Some(&option.id) == chosen.as_ref()).unwrap_or(0);
             let reserved = if schedule { 2.min(rest.height) } else { 0 };
-            let height = usize::from(rest.height - reserved);
-            let first = (at + 1).saturating_sub(height);
-            for (line, option) in options.iter().skip(first).take(height).enumerate() {
+            let list = Rect { height: rest.height - reserved, ..rest };
+            let columns = list.width.saturating_sub(MARK);
+            let lines = options.iter().map(|option| {
                 let is = Some(&option.id) == chosen.as_ref();
                 let (glyph, mark, role) = match (&option.why_not, is) {
                     (Some(_), _) => (Glyph::Off, Role::Muted, Role::Muted),
                     (None, true) => (Glyph::Ok, Role::Accent, Role::Accent),
                     (None, false) => (Glyph::Waiting, Role::Muted, Role::Text),
                 };
-                let text = Line(vec![Span::Glyph(glyph, mark)]).and(role, format!(" {}", option.label));
-                let text = match &option.why_not {
-                    Some(why) => text.and(Role::Warn, format!("  not now: {why}")),
-                    None => text.and(Role::Muted, format!("  {}", option.note)),
-                };
-                painter.line(buffer, rest.x, rest.y + line as u16, rest.width, &text, None);
+                let text = Line(vec![Span::Glyph(glyph, mark)]).and(role, format!(" {}  ", option.label));
+                match &option.why_not {
+                    // Nobody can go there to read on.
+                    Some(why) => text.and(Role::Warn, format!("not now: {why}")),
+                    None => match usize::from(columns).saturating_sub(painter.width(&text)) {
+                        0 => text,
+                        room => text.and(Role::Muted, fit(&clean(&option.note), room, painter.cut_mark())),
+                    },
+                }
+            });
+            let lines: Vec<Line> = lines.collect();
+            // The chosen one is in sight, whole.
+            let tall = |first: usize| lines[first..=at].iter().map(|line| rows_of(painter, line, columns)).sum::<usize>();
+            let mut first = 0;
+            while first < at && tall(first) > usize::from(list.height) {
+                first += 1;
             }
+            let used = scrolled(painter, buffer, list, &lines, first);
             if schedule {
-                let used = options.len().min(height) as u16;
                 let below = Rect { y: rest.y + used, height: rest.height.saturating_sub(used), ..rest };
                 page(painter, buffer, below, &preview(state, form), 0);
             } else if options.is_empty() {

@@ -4,22 +4,57 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 
 use crate::core::input::Field;
-use crate::core::rich::{Line, Role, Span};
+use crate::core::rich::{Glyph, Line, Role, Span};
 use crate::core::text::{width, wrap};
 use crate::tui::paint::Painter;
 
-/// Draws lines from `scroll` on; a text that does not fit goes on in the next line, below its own beginning.
-pub fn page(painter: &Painter, buffer: &mut Buffer, area: Rect, lines: &[Line], scroll: usize) {
+/// Columns that a mark at the right takes.
+pub const MARK: u16 = 2;
+
+/// Draws lines from `scroll` on; a text that does not fit goes on in the next line, below its own beginning. Answers the
+/// rows used.
+pub fn page(painter: &Painter, buffer: &mut Buffer, area: Rect, lines: &[Line], scroll: usize) -> u16 {
     let mut y = area.y;
     for line in lines.iter().skip(scroll) {
         if y >= area.bottom() {
-            return;
+            break;
         }
         y += paragraph(painter, buffer, Rect { y, height: area.bottom() - y, ..area }, line);
     }
+    y - area.y
 }
 
-/// Draws one line, wrapped; answers the rows used.
+/// Like [`page`], with a mark at the right where it goes on above or below.
+pub fn scrolled(painter: &Painter, buffer: &mut Buffer, area: Rect, lines: &[Line], scroll: usize) -> u16 {
+    let text = Rect { width: area.width.saturating_sub(MARK), ..area };
+    let used = page(painter, buffer, text, lines, scroll);
+    let below: usize = lines.iter().skip(scroll).map(|line| rows(painter, line, text.width)).sum();
+    let marks = [
+        (scroll > 0, Glyph::Ascending, area.y),
+        (below > usize::from(area.height), Glyph::Descending, area.bottom().saturating_sub(1)),
+    ];
+    for (more, glyph, y) in marks {
+        if more && area.height > 1 {
+            let mark = painter.glyph(glyph).to_string();
+            painter.text(buffer, area.right() - 1, y, 1, &mark, painter.style(Role::Hint));
+        }
+    }
+    used
+}
+
+/// Rows a line takes when it is wrapped.
+pub fn rows(painter: &Painter, line: &Line, columns: u16) -> usize {
+    let columns = usize::from(columns);
+    match line.0.split_last() {
+        Some((Span::Text(text, _), before)) if painter.width(line) > columns => {
+            let indent = painter.width(&Line(before.to_vec())).min(columns / 2);
+            wrap(text, columns - indent).len().max(1)
+        }
+        _ => 1,
+    }
+}
+
+/// Draws one line, wrapped; answers the rows used. What does not fit into the last row is cut with a mark.
 fn paragraph(painter: &Painter, buffer: &mut Buffer, area: Rect, line: &Line) -> u16 {
     let columns = usize::from(area.width);
     if painter.width(line) <= columns {
@@ -35,12 +70,15 @@ fn paragraph(painter: &Painter, buffer: &mut Buffer, area: Rect, line: &Line) ->
     let indent = painter.width(&head).min(columns / 2);
     painter.line(buffer, area.x, area.y, indent as u16, &head, None);
     let mut y = area.y;
-    for part in wrap(text, columns - indent) {
-        if y >= area.bottom() {
-            break;
-        }
+    let parts = wrap(text, columns - indent);
+    for at in 0..parts.len() {
+        let last = y + 1 >= area.bottom();
+        let part = if last { parts[at..].join(" ") } else { parts[at].clone() };
         painter.text(buffer, area.x + indent as u16, y, area.width - indent as u16, &part, painter.style(*role));
         y += 1;
+        if last {
+            break;
+        }
     }
     (y - area.y).max(1)
 }
