@@ -51,6 +51,24 @@ impl Proxy {
         })
     }
 
+    /// Its address, as people write it.
+    pub fn address(&self) -> String {
+        self.url.as_str().trim_end_matches('/').to_owned()
+    }
+
+    /// Whether both are ways to one proxy: the certificate is the same, which no two proxies share, or else the address and
+    /// one of name and token. Neither of these tells alone: an address can go to another, and a token be given to all.
+    pub fn same(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+            || (self.address() == other.address() && (self.name == other.name || self.token == other.token))
+    }
+
+    /// Where the entry of a proxy stands, whatever of it has changed meanwhile. The certificate counts most.
+    pub fn position(entries: &[Self], proxy: &Self) -> Option<usize> {
+        let pinned = entries.iter().position(|entry| entry.fingerprint == proxy.fingerprint);
+        pinned.or_else(|| entries.iter().position(|entry| entry.same(proxy)))
+    }
+
     /// A client for it. Connects when called.
     ///
     /// # Errors
@@ -140,6 +158,25 @@ pub enum ConfigError {
     Serialize(#[from] toml::ser::Error),
 }
 
+impl ConfigError {
+    /// The error as everything else tells errors.
+    pub fn report(&self) -> api::ErrorReport {
+        let code = match self {
+            Self::NameTaken { .. } => "NAME_TAKEN",
+            Self::NoSuchProxy { .. } => "NO_SUCH_PROXY",
+            _ => "CONFIG",
+        };
+        let report = api::ErrorReport::new(code, self.to_string());
+        match self {
+            Self::NameTaken { .. } => {
+                report.with_next("`backhaul proxy remove` takes that one out of the configuration, and changes nothing on it")
+            }
+            Self::NoSuchProxy { .. } => report.with_next("backhaul proxy list"),
+            _ => report,
+        }
+    }
+}
+
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ProxiesFile {
@@ -219,6 +256,48 @@ impl Config {
                 None => proxies.push(proxy),
             }
             Ok(())
+        })
+    }
+
+    /// Takes in how a proxy is reached: into its own entry, or a new one. The entry as it stands then, with its name.
+    /// `known`: an entry that is sure to be this proxy's.
+    ///
+    /// # Errors
+    /// [`ConfigError::NameTaken`] by another proxy, [`ConfigError::File`], and whatever is wrong with the present file.
+    pub fn adopt(dir: &Path, proxy: Proxy, known: Option<&Proxy>) -> Result<Proxy, ConfigError> {
+        change_proxies(dir, |proxies| {
+            if let Some(at) = Proxy::position(proxies, known.unwrap_or(&proxy)) {
+                proxies[at] = Proxy { name: proxies[at].name.clone(), ..proxy };
+                return Ok(proxies[at].clone());
+            }
+            if proxies.iter().any(|other| other.name == proxy.name) {
+                return Err(ConfigError::NameTaken { name: proxy.name });
+            }
+            proxies.push(proxy.clone());
+            Ok(proxy)
+        })
+    }
+
+    /// Changes the entry of a proxy, as it stands in the file now, and writes that; the entry as it stands then.
+    ///
+    /// # Errors
+    /// [`ConfigError::NoSuchProxy`], [`ConfigError::File`], and whatever is wrong with the present file.
+    pub fn change_proxy(dir: &Path, known: &Proxy, change: impl FnOnce(&mut Proxy)) -> Result<Proxy, ConfigError> {
+        change_proxies(dir, |proxies| {
+            let at = Proxy::position(proxies, known).ok_or_else(|| ConfigError::NoSuchProxy { name: known.name.clone() })?;
+            change(&mut proxies[at]);
+            Ok(proxies[at].clone())
+        })
+    }
+
+    /// Removes the entries that are a proxy's, whatever they are called, and writes the file; their names.
+    ///
+    /// # Errors
+    /// [`ConfigError::File`], and whatever is wrong with the present file.
+    pub fn drop_proxy(dir: &Path, is: impl Fn(&Proxy) -> bool) -> Result<Vec<String>, ConfigError> {
+        change_proxies(dir, |proxies| {
+            let dropped = proxies.extract_if(.., |proxy| is(proxy)).map(|proxy| proxy.name);
+            Ok(dropped.collect())
         })
     }
 
@@ -325,7 +404,7 @@ fn load_proxies(path: &Path) -> Result<Vec<Proxy>, ConfigError> {
 }
 
 /// Reads, changes and writes the proxies under a lock, so that two commands at once lose nothing.
-fn change_proxies(dir: &Path, change: impl FnOnce(&mut Vec<Proxy>) -> Result<(), ConfigError>) -> Result<(), ConfigError> {
+fn change_proxies<T>(dir: &Path, change: impl FnOnce(&mut Vec<Proxy>) -> Result<T, ConfigError>) -> Result<T, ConfigError> {
     make_private_dir(dir)?;
     let lock_path = dir.join("proxies.lock");
     let failed = |action| {
@@ -335,8 +414,9 @@ fn change_proxies(dir: &Path, change: impl FnOnce(&mut Vec<Proxy>) -> Result<(),
     let lock = File::options().write(true).create(true).truncate(false).mode(0o600).open(&lock_path).map_err(failed("open"))?;
     lock.lock().map_err(failed("lock"))?;
     let mut proxies = load_proxies(&dir.join("proxies.toml"))?;
-    change(&mut proxies)?;
-    write_proxies(dir, &proxies)
+    let done = change(&mut proxies)?;
+    write_proxies(dir, &proxies)?;
+    Ok(done)
 }
 
 fn make_private_dir(dir: &Path) -> Result<(), ConfigError> {
@@ -423,6 +503,39 @@ mod tests {
         assert_eq!(fs::metadata(dir.join("proxies.toml")).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(matches!(Config::add_proxy(&dir, proxy("../x")), Err(ConfigError::NameTaken { .. })));
         assert!(matches!(Config::remove_proxy(&dir, "paris"), Err(ConfigError::NoSuchProxy { .. })));
+    }
+
+    #[test]
+    fn a_proxy_keeps_its_entry_and_never_takes_that_of_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let (token, pin) = (|text| Token::new(text).unwrap(), |text: &str| text.repeat(32).parse().unwrap());
+        let lyon = Proxy { token: token("lyons"), ..proxy("lyon") };
+        Config::add_proxy(dir, lyon.clone()).unwrap();
+        // Another of the name: with nothing in common but that.
+        let url = check_url("https://127.0.0.1:9443").unwrap();
+        let other = Proxy { url, token: token("others"), fingerprint: pin("CD"), ..lyon.clone() };
+        assert!(matches!(Config::adopt(dir, other.clone(), None), Err(ConfigError::NameTaken { .. })));
+        assert_eq!(Config::load(dir).proxies.unwrap(), [lyon.clone()]);
+        // The same under another name, with another token; then with another certificate at its address; then known for sure.
+        let renamed = Proxy { name: "né".into(), token: token("next"), ..lyon.clone() };
+        let kept = Config::adopt(dir, renamed, None).unwrap();
+        assert_eq!(kept, Proxy { token: token("next"), ..lyon.clone() });
+        let renewed = Proxy { fingerprint: pin("EF"), token: token("third"), ..lyon.clone() };
+        assert_eq!(Config::adopt(dir, renewed.clone(), None).unwrap(), renewed);
+        assert_eq!(Config::adopt(dir, other.clone(), Some(&renewed)).unwrap(), other);
+        // What two change at once is changed by both.
+        Config::change_proxy(dir, &other, |entry| entry.token = token("fourth")).unwrap();
+        let both = Config::change_proxy(dir, &other, |entry| entry.fingerprint = pin("01")).unwrap();
+        assert_eq!((both.token.secret(), both.fingerprint), ("fourth", pin("01")));
+        assert!(matches!(
+            Config::change_proxy(dir, &Proxy { name: "x".into(), ..lyon.clone() }, |_| {}),
+            Err(ConfigError::NoSuchProxy { .. })
+        ));
+        // Dropped by what it is, not by its name.
+        assert_eq!(Config::drop_proxy(dir, |entry| entry.fingerprint == lyon.fingerprint).unwrap(), [""; 0]);
+        assert_eq!(Config::drop_proxy(dir, |entry| entry.same(&both)).unwrap(), ["lyon"]);
+        assert!(Config::load(dir).proxies.unwrap().is_empty());
     }
 
     #[test]

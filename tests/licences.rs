@@ -46,7 +46,7 @@ async fn a_free_licence_binds_itself_serves_one_proxy_and_is_free_again_when_tha
     // None: said before anything starts; and jobs do not run, while everything else does.
     let vms = lab.list(&["vm", "list"]).await;
     let (code, said) = lab.refused(&deploy("annecy")).await;
-    assert!(code == 1 && said.contains("holds no licence") && said.contains("license import"), "{said}");
+    assert!(code == 4 && said.contains("holds no licence") && said.contains("license import"), "{said}");
     assert_eq!(lab.list(&["vm", "list"]).await, vms);
     lab.ask(&["job", "add", "--name", "nightly", "--mode", "delta", "--vm", "web-01", "--remote", "paris-backups"]).await;
     let (_, said) = lab.refused(&["job", "run", "nightly"]).await;
@@ -66,7 +66,7 @@ async fn a_free_licence_binds_itself_serves_one_proxy_and_is_free_again_when_tha
 
     // Two proxies for one licence: neither by deployment nor by hand.
     let (code, said) = lab.refused(&deploy("grenoble")).await;
-    assert!(code == 1 && said.contains("none of its 1 licences is free"), "{said}");
+    assert!(code == 4 && said.contains("none of its 1 licences is free"), "{said}");
     let (code, said) = lab.refused(&["license", "bind", id, "lyon"]).await;
     assert!(code == 4 && said.contains("already serves annecy"), "{said}");
     // Its job runs, under its licence.

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use support::lab::{Lab, PATIENCE, daemon_program};
-use support::{stderr, stdout};
+use support::relay::relay;
+use support::{backhaul, stderr, stdout};
 
 /// A bad program, which ends at once.
 const BAD: &str = "#!/bin/sh\necho 'cannot find libmissing.so' >&2\nexit 127\n";
@@ -164,6 +165,35 @@ async fn moving(lab: &Lab, run: &str) {
         }
     };
     tokio::time::timeout(PATIENCE, waiting).await.expect("data moves");
+}
+
+#[tokio::test]
+async fn an_idle_proxy_at_the_end_of_a_long_line_is_upgraded_and_so_is_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let lab = Lab::start(&dir.path().join("lab")).await;
+    let good = pack(&lab, &daemon_program(), "good.2").await;
+    // The same proxies, each way to them 30 ms long: with nothing to wait for, they are gone before anything more is asked.
+    let far = dir.path().join("far");
+    std::fs::create_dir(&far).unwrap();
+    let mut proxies: toml::Table = std::fs::read_to_string(lab.dir.join("config/proxies.toml")).unwrap().parse().unwrap();
+    for proxy in proxies["proxy"].as_array_mut().unwrap() {
+        let address = proxy["url"].as_str().unwrap().strip_prefix("https://").unwrap().parse().unwrap();
+        let near = relay(address, Duration::from_millis(30)).await;
+        proxy.as_table_mut().unwrap().insert("url".into(), format!("https://{near}").into());
+    }
+    backhaul::config::write_private(&far.join("proxies.toml"), &toml::to_string(&proxies).unwrap()).unwrap();
+    let upgraded = backhaul(&far, &["proxy", "upgrade", "--all", "--bundle", good.to_str().unwrap(), "--json"]).await;
+    assert!(upgraded.status.success(), "{}{}", stdout(&upgraded), stderr(&upgraded));
+    let told: Vec<Value> = stdout(&upgraded).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for proxy in ["paris", "lyon"] {
+        let of = |line: &&Value| line["proxy"] == proxy;
+        assert_eq!(told.iter().filter(of).filter(|line| line["phase"] == "done").count(), 1, "{proxy}: {told:?}");
+        // Followed to its last event, through the swap.
+        let ends = told.iter().filter(of).filter(|line| line["event"] == "runEnded");
+        assert_eq!(ends.count(), 1, "{proxy}: {told:?}");
+        assert_eq!(lab.status(proxy).await["build"], "good.2");
+    }
+    lab.stop().await;
 }
 
 #[tokio::test]

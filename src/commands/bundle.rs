@@ -10,6 +10,7 @@ use signed::{Build, BundleManifest, PublicKey, SecretKey};
 use super::cli::Common;
 use super::failure::Failure;
 use super::{license, output};
+use crate::fleet::bundle::said;
 
 /// `bundle …`.
 #[derive(Debug, Subcommand)]
@@ -118,14 +119,4 @@ fn show(common: &Common, file: &Path, trust: Option<&PublicKey>) -> Result<(), F
         output::line(&format!("{key:<8} {}", output::printable(&value)))?;
     }
     Ok(())
-}
-
-/// An error with all its causes.
-pub(super) fn said(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
-    causes.fold(String::new(), |text, cause| match text.is_empty() {
-        true => cause,
-        false if text.ends_with(&cause) => text,
-        false => format!("{text}: {cause}"),
-    })
 }

@@ -83,7 +83,7 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Fetch a text about a proxy for whoever is asked for help, its secrets taken out
     Support(SupportArgs),
-    /// Run a simulated site or two: pools with VMs, proxies, remotes, and the console on them
+    /// Run a few simulated sites: pools with VMs, proxies, remotes, and the console on them
     Lab(Lab),
     /// The proxies this console knows
     #[command(subcommand)]
@@ -174,6 +174,21 @@ pub enum LabCommand {
 fn percent(text: &str) -> Result<f64, String> {
     let expected = "expected a number above 0, at most 100".to_owned();
     text.parse().ok().filter(|percent| *percent > 0.0 && *percent <= 100.0).ok_or(expected)
+}
+
+/// A time such as `90s`, `30m`, `12h`, `7d`, or `0`.
+pub(super) fn seconds(text: &str) -> Result<u64, String> {
+    let expected = || "expected a number with s, m, h or d behind it, e.g. 12h".to_owned();
+    let (number, unit) = text.split_at(text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len());
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        "" if number == "0" => 1,
+        _ => return Err(expected()),
+    };
+    number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).ok_or_else(expected)
 }
 
 /// `proxy …`.
@@ -543,4 +558,20 @@ pub enum BackupCommand {
         #[arg(long)]
         watch: bool,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::seconds;
+
+    #[test]
+    fn times_have_a_unit() {
+        let good = [("0", 0), ("0s", 0), ("90s", 90), ("30m", 1800), ("12h", 43_200), ("30d", 2_592_000)];
+        for (text, wanted) in good {
+            assert_eq!(seconds(text), Ok(wanted), "{text}");
+        }
+        for bad in ["", "h", "10", "1 d", "-1h", "1w", "1.5h", "99999999999999999999d", "9999999999999999999d"] {
+            seconds(bad).unwrap_err();
+        }
+    }
 }

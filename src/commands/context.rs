@@ -32,6 +32,24 @@ pub struct Site {
     read_only: bool,
 }
 
+/// A kind of object: what people call it, and the command that lists them.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    name: &'static str,
+    list: &'static str,
+}
+
+impl Kind {
+    /// Pools.
+    pub const POOL: Self = Self { name: "pool", list: "backhaul pool list" };
+    /// Remotes.
+    pub const REMOTE: Self = Self { name: "remote", list: "backhaul remote list" };
+    /// Jobs.
+    pub const JOB: Self = Self { name: "job", list: "backhaul job list" };
+    /// Deployed proxies.
+    pub const DEPLOYED: Self = Self { name: "deployed proxy", list: "backhaul proxy deployed" };
+}
+
 /// Something, and the proxy it is on.
 #[derive(Serialize)]
 pub struct Found<T> {
@@ -72,7 +90,11 @@ impl Context {
         }
     }
 
-    fn configured(&self) -> Result<&[Proxy], Failure> {
+    /// All entries of the configuration, whichever of them the command is narrowed to.
+    ///
+    /// # Errors
+    /// The file is broken.
+    pub fn configured(&self) -> Result<&[Proxy], Failure> {
         self.config.proxies.as_deref().map_err(|error| {
             let exit = match error {
                 crate::config::ConfigError::Exposed { .. } => Exit::Refused,
@@ -88,6 +110,19 @@ impl Context {
     /// As [`Context::proxies`].
     pub fn sites(&self) -> Result<Vec<Site>, Failure> {
         self.proxies()?.into_iter().map(|proxy| self.site(proxy)).collect()
+    }
+
+    /// The proxies that may be asked about one of them: that it does not answer itself is no obstacle, for it is the others that
+    /// know it. Where it is the only one, it is asked all the same.
+    ///
+    /// # Errors
+    /// As [`Context::proxies`].
+    pub fn others(&self, name: &str) -> Result<Vec<Site>, Failure> {
+        let mut sites = self.sites()?;
+        if sites.iter().any(|site| site.name != name) {
+            sites.retain(|site| site.name != name);
+        }
+        Ok(sites)
     }
 
     /// All configured proxies, whichever of them the command is narrowed to: for what holds over a whole fleet.
@@ -152,97 +187,6 @@ impl Context {
         Ok((found, missing.or(nowhere)))
     }
 
-    /// Finds the one object that `name` means among all proxies, by id or by name.
-    ///
-    /// # Errors
-    /// Nothing or several things are meant, or a proxy that might know it does not answer.
-    pub async fn find<M, T>(
-        &self,
-        what: &str,
-        name: &str,
-        params: &M::Params,
-        names: impl Fn(&T) -> [String; 2],
-    ) -> Result<(Site, T), Failure>
-    where
-        M: Method<Item = Vec<T>>,
-        M::Params: Sync,
-    {
-        Self::find_among::<M, T>(self.sites()?, what, name, params, names).await
-    }
-
-    /// As [`Context::find`], for an object that is a proxy itself: that it does not answer is no obstacle, for it is the others
-    /// that know it.
-    ///
-    /// # Errors
-    /// As [`Context::find`].
-    pub async fn find_proxy<M, T>(
-        &self,
-        what: &str,
-        name: &str,
-        params: &M::Params,
-        names: impl Fn(&T) -> [String; 2],
-    ) -> Result<(Site, T), Failure>
-    where
-        M: Method<Item = Vec<T>>,
-        M::Params: Sync,
-    {
-        let mut sites = self.sites()?;
-        if sites.iter().any(|site| site.name != name) {
-            sites.retain(|site| site.name != name);
-        }
-        Self::find_among::<M, T>(sites, what, name, params, names).await
-    }
-
-    async fn find_among<M, T>(
-        sites: Vec<Site>,
-        what: &str,
-        name: &str,
-        params: &M::Params,
-        names: impl Fn(&T) -> [String; 2],
-    ) -> Result<(Site, T), Failure>
-    where
-        M: Method<Item = Vec<T>>,
-        M::Params: Sync,
-    {
-        let answers = join_all(sites.iter().map(|site| site.call::<M>(params))).await;
-        let (mut by_id, mut by_name, mut missing) = (Vec::new(), Vec::new(), None);
-        for (site, answer) in sites.iter().zip(answers) {
-            match answer {
-                Ok(items) => {
-                    for item in items {
-                        let [id, label] = names(&item);
-                        if id == name {
-                            by_id.push((site.clone(), item));
-                        } else if label == name {
-                            by_name.push((site.clone(), item));
-                        }
-                    }
-                }
-                Err(failure) => missing = Some(failure),
-            }
-        }
-        // An id is unique whoever else is silent; a name is not.
-        let mut found = if by_id.is_empty() {
-            if let Some(missing) = missing {
-                let next = format!("a proxy that may know the {what} {name:?} does not answer; name the right one with --proxy");
-                return Err(if sites.len() > 1 { missing.next(next) } else { missing });
-            }
-            by_name
-        } else {
-            by_id
-        };
-        match found.len() {
-            0 => Err(Failure::failed("NO_SUCH_OBJECT", format!("there is no {what} {name:?} on {}", list_names(&sites)))
-                .next(format!("backhaul {what} list"))),
-            1 => Ok(found.swap_remove(0)),
-            _ => {
-                let candidates = found.iter().map(|(site, item)| format!("{} on {}", names(item)[0], site.name));
-                let candidates = candidates.collect::<Vec<_>>().join(", ");
-                Err(Failure::usage(format!("{what} {name:?} is ambiguous: {candidates}")).next("use its id, or --proxy NAME"))
-            }
-        }
-    }
-
     /// Finds the run that `id`, or the beginning of one, means among all proxies.
     ///
     /// # Errors
@@ -279,15 +223,24 @@ impl Context {
 }
 
 impl Site {
-    /// Calls a method; here, and only here, a command in read-only mode is stopped.
+    /// Calls a method, unless [`Site::permit`] stops it.
     ///
     /// # Errors
     /// [`Failure`].
     pub async fn call<M: Method>(&self, params: &M::Params) -> Result<M::Item, Failure> {
+        self.permit::<M>()?;
+        Ok(self.try_call::<M>(params).await?)
+    }
+
+    /// Whether a method may be called, for what does not call it here.
+    ///
+    /// # Errors
+    /// It changes something, and this console is read-only.
+    pub fn permit<M: Method>(&self) -> Result<(), Failure> {
         if M::WRITES && self.read_only {
             return Err(Failure::refused("READ_ONLY", format!("{} changes something, and this console is read-only", M::NAME)));
         }
-        Ok(self.try_call::<M>(params).await?)
+        Ok(())
     }
 
     async fn try_call<M: Method>(&self, params: &M::Params) -> Result<M::Item, CallError> {
@@ -300,6 +253,59 @@ impl Site {
     /// The connection below, for streams.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+}
+
+/// Finds the one object that `name` means among these proxies, by id or by name.
+///
+/// # Errors
+/// Nothing or several things are meant, or a proxy that might know it does not answer.
+pub async fn find<M, T>(
+    sites: Vec<Site>,
+    Kind { name: what, list }: Kind,
+    name: &str,
+    params: &M::Params,
+    names: impl Fn(&T) -> [String; 2],
+) -> Result<(Site, T), Failure>
+where
+    M: Method<Item = Vec<T>>,
+    M::Params: Sync,
+{
+    let answers = join_all(sites.iter().map(|site| site.call::<M>(params))).await;
+    let (mut by_id, mut by_name, mut missing) = (Vec::new(), Vec::new(), None);
+    for (site, answer) in sites.iter().zip(answers) {
+        match answer {
+            Ok(items) => {
+                for item in items {
+                    let [id, label] = names(&item);
+                    if id == name {
+                        by_id.push((site.clone(), item));
+                    } else if label == name {
+                        by_name.push((site.clone(), item));
+                    }
+                }
+            }
+            Err(failure) => missing = Some(failure),
+        }
+    }
+    // An id is unique whoever else is silent; a name is not.
+    let mut found = if by_id.is_empty() {
+        if let Some(missing) = missing {
+            let next = format!("a proxy that may know the {what} {name:?} does not answer; name the right one with --proxy");
+            return Err(if sites.len() > 1 { missing.next(next) } else { missing });
+        }
+        by_name
+    } else {
+        by_id
+    };
+    match found.len() {
+        0 => Err(Failure::failed("NO_SUCH_OBJECT", format!("there is no {what} {name:?} on {}", list_names(&sites))).next(list)),
+        1 => Ok(found.swap_remove(0)),
+        _ => {
+            let candidates = found.iter().map(|(site, item)| format!("{} on {}", names(item)[0], site.name));
+            let candidates = candidates.collect::<Vec<_>>().join(", ");
+            Err(Failure::usage(format!("{what} {name:?} is ambiguous: {candidates}")).next("use its id, or --proxy NAME"))
+        }
     }
 }
 

@@ -13,14 +13,16 @@ use api::{
     DeployStart, Deployed, DeployedList, DestroyParams, IdParams, NoParams, ReconfigureParams, Run,
 };
 use clap::{Arg, ArgMatches, Args, FromArgMatches};
+use serde_json::json;
 
 use super::cli::Common;
-use super::context::{Context, Site, config_dir};
+use super::context::{self, Context, Kind, Site, config_dir};
 use super::failure::{Exit, Failure};
 use super::objects::print_list;
 use super::ssh::{self, SshArgs};
 use super::{output, watch};
-use crate::config::{Config, ConfigError, Proxy};
+use crate::config::{Config, ConfigError};
+use crate::fleet::{keep, licenses};
 
 /// The answers on a command line.
 #[derive(Clone, Default)]
@@ -183,17 +185,25 @@ pub async fn deploy(common: &Common, arguments: DeployArgs) -> Result<(), Failur
         return ssh::deploy(common, request).await;
     }
     let context = Context::new(common)?;
+    if context.json && !arguments.yes && !arguments.plan {
+        return Err(Failure::usage("with --json say --yes or --plan: a program cannot be asked whether it agrees"));
+    }
     let answers = arguments.answers.read()?;
     let site = deployer(&context, answers.get("pool")).await?;
-    let spec = spec(&site, answers).await?;
+    let mut spec = spec(&site, answers).await?;
+    spec.license = licenses::for_deployment(&context.fleet()?, &site.name, spec.license.as_deref()).await?;
     let review = site.call::<DeployReviewGet>(&spec).await?;
-    if context.json && arguments.plan {
+    if context.json {
         output::json(&review)?;
-    } else if !context.json {
+    } else {
         show(&site, &review)?;
     }
     if !review.faults.is_empty() {
-        return Err(Failure { exit: Exit::Failed, report: Some(api::deploy::refusal(&review.faults)) });
+        return Err(Failure { exit: Exit::Refused, report: Some(api::deploy::refusal(&review.faults)) });
+    }
+    // What the new proxy will be called here is another one's name: said before there is a new one.
+    if context.configured()?.iter().any(|known| known.name == spec.name) {
+        return Err(ConfigError::NameTaken { name: spec.name }.into());
     }
     if arguments.plan {
         return Ok(());
@@ -229,7 +239,7 @@ pub async fn reconfigure(common: &Common, arguments: ReconfigureArgs) -> Result<
     let (site, deployed) = find(&context, &arguments.name).await?;
     let params = ReconfigureParams { id: deployed.id, address, vcpus: arguments.vcpus, memory };
     let run = site.call::<DeployReconfigure>(&params).await?;
-    follow_and_adopt(common, &context, &site, &run, &deployed.name).await
+    follow_and_adopt(common, &context, &site, &run, &params.id).await
 }
 
 /// `proxy redeploy`.
@@ -260,6 +270,9 @@ pub struct RedeployArgs {
 /// [`Failure`].
 pub async fn redeploy(common: &Common, arguments: RedeployArgs) -> Result<(), Failure> {
     let context = Context::new(common)?;
+    if context.json && !arguments.yes {
+        return Err(Failure::usage("with --json say --yes: a program cannot be asked whether it agrees"));
+    }
     let (site, deployed) = find(&context, &arguments.name).await?;
     let image = arguments.image.map(|url| api::ImageSource { url, sha256: arguments.image_sha256 });
     if !arguments.yes {
@@ -293,9 +306,13 @@ pub async fn destroy(common: &Common, name: &str, confirm: Option<String>) -> Re
             output::printable(&deployed.name)
         ))?,
     };
-    let run = site.call::<DeployDestroy>(&DestroyParams { id: deployed.id, name: typed }).await?;
+    if typed != deployed.name {
+        let message = format!("nothing was touched: the proxy is called {:?}, not {typed:?}", deployed.name);
+        return Err(Failure::refused("NOT_CONFIRMED", message));
+    }
+    let run = site.call::<DeployDestroy>(&DestroyParams { id: deployed.id.clone(), name: typed }).await?;
     watch::follow(&context, &site, &run.id, 0).await?;
-    drop_entry(common, &deployed.name)
+    drop_entry(common, &deployed)
 }
 
 /// `proxy forget`.
@@ -306,11 +323,12 @@ pub async fn forget(common: &Common, name: &str) -> Result<(), Failure> {
     let context = Context::new(common)?;
     let (site, deployed) = find(&context, name).await?;
     site.call::<DeployForget>(&IdParams { id: deployed.id.clone() }).await?;
-    if !context.json {
-        let vm = deployed.vm.as_deref().unwrap_or("none");
-        output::line(&output::printable(&format!("{} is forgotten; its VM {vm} stays", deployed.name)))?;
+    drop_entry(common, &deployed)?;
+    if context.json {
+        return Ok(output::json(&json!({ "forgotten": deployed.name, "vm": deployed.vm }))?);
     }
-    drop_entry(common, &deployed.name)
+    let vm = deployed.vm.as_deref().unwrap_or("none");
+    Ok(output::line(&output::printable(&format!("{} is forgotten; its VM {vm} stays", deployed.name)))?)
 }
 
 /// `proxy deployed`.
@@ -335,12 +353,12 @@ pub async fn list(common: &Common) -> Result<(), Failure> {
 pub async fn claim(common: &Common, name: &str) -> Result<(), Failure> {
     let context = Context::new(common)?;
     let (site, deployed) = find(&context, name).await?;
-    adopt(common, &site, &deployed.name).await
+    adopt(common, &site, &deployed.id).await
 }
 
-async fn follow_and_adopt(common: &Common, context: &Context, site: &Site, run: &Run, name: &str) -> Result<(), Failure> {
+async fn follow_and_adopt(common: &Common, context: &Context, site: &Site, run: &Run, id: &str) -> Result<(), Failure> {
     watch::follow(context, site, &run.id, 0).await?;
-    adopt(common, site, name).await
+    adopt(common, site, id).await
 }
 
 /// The proxy that has the pool and so deploys into it.
@@ -349,7 +367,7 @@ async fn deployer(context: &Context, pool: &str) -> Result<Site, Failure> {
         return Err(Failure::usage("say into which pool with --pool").next("backhaul pool list"));
     }
     let names = |pool: &api::Pool| [pool.id.clone(), pool.name.clone()];
-    Ok(context.find::<api::PoolList, _>("pool", pool, &NoParams {}, names).await?.0)
+    Ok(context::find::<api::PoolList, _>(context.sites()?, Kind::POOL, pool, &NoParams {}, names).await?.0)
 }
 
 /// Completes the answers with what the deployer has at hand, and checks them.
@@ -362,13 +380,13 @@ async fn spec(site: &Site, mut answers: Answers) -> Result<DeploySpec, Failure> 
     }
     DeploySpec::from_answers(&answers).map_err(|faults| {
         let report = api::deploy::refusal(&faults);
-        Failure { exit: Exit::Usage, report: Some(report) }
+        Failure { exit: Exit::Refused, report: Some(report) }
     })
 }
 
 async fn find(context: &Context, name: &str) -> Result<(Site, Deployed), Failure> {
     let names = |deployed: &Deployed| [deployed.id.clone(), deployed.name.clone()];
-    context.find_proxy::<DeployedList, _>("deployed proxy", name, &NoParams {}, names).await
+    context::find::<DeployedList, _>(context.others(name)?, Kind::DEPLOYED, name, &NoParams {}, names).await
 }
 
 fn show(site: &Site, review: &DeployReview) -> io::Result<()> {
@@ -399,25 +417,24 @@ pub(super) fn agreed(question: &str) -> Result<bool, Failure> {
     Ok(matches!(ask(&format!("{question} [y/N] "))?.trim(), "y" | "Y" | "yes"))
 }
 
-/// Adds a deployed proxy to the configuration, or brings its entry up to date.
-async fn adopt(common: &Common, site: &Site, name: &str) -> Result<(), Failure> {
-    let credentials = site.call::<DeployClaim>(&IdParams { id: name.to_owned() }).await?;
-    let proxy = Proxy::claimed(&credentials)
-        .map_err(|why| Failure::failed("CLAIM", format!("{} told of {} {why}", site.name, credentials.name)))?;
-    let shown = format!("proxy {} answers at {}, certificate {}", proxy.name, credentials.url, proxy.fingerprint);
-    Config::put_proxy(&config_dir(common)?, proxy)?;
+/// Adds a deployed proxy to the configuration, or brings its entry up to date. By its id, or its name at its deployer.
+async fn adopt(common: &Common, site: &Site, id: &str) -> Result<(), Failure> {
+    site.permit::<DeployClaim>()?;
+    let proxy = keep::claim(&config_dir(common)?, (&site.name, site.client()), id, None).await?;
     if common.json {
-        let entry =
-            serde_json::json!({ "name": credentials.name, "url": credentials.url, "fingerprint": credentials.fingerprint });
+        let entry = json!({ "name": proxy.name, "url": proxy.address(), "fingerprint": proxy.fingerprint.to_string() });
         return Ok(output::json(&entry)?);
     }
+    let shown = format!("proxy {} answers at {}, certificate {}", proxy.name, proxy.address(), proxy.fingerprint);
     Ok(output::line(&output::printable(&shown))?)
 }
 
-/// Takes a proxy out of the configuration, if it is there.
-fn drop_entry(common: &Common, name: &str) -> Result<(), Failure> {
-    match Config::remove_proxy(&config_dir(common)?, name) {
-        Ok(()) | Err(ConfigError::NoSuchProxy { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+/// Takes a deployed proxy out of the configuration, if it is there: this one, not another that is called so here.
+fn drop_entry(common: &Common, deployed: &Deployed) -> Result<(), Failure> {
+    let pinned = deployed.fingerprint.as_ref().and_then(|text| text.parse().ok());
+    let address = deployed.url.as_deref().map(|url| url.trim_end_matches('/'));
+    Config::drop_proxy(&config_dir(common)?, |entry| {
+        Some(entry.fingerprint) == pinned || (entry.name == deployed.name && Some(entry.address().as_str()) == address)
+    })?;
+    Ok(())
 }

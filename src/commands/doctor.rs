@@ -1,7 +1,6 @@
 //! `backhaul doctor` and `backhaul support`: what is wrong with a proxy, and a text about it for whoever is asked for help.
 
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use api::{DoctorCheck, DoctorParams, DoctorRun, NoParams, SupportBundleGet, Verdict};
@@ -15,6 +14,7 @@ use super::cli::Common;
 use super::context::{Context, Site};
 use super::failure::{Exit, Failure};
 use super::output;
+use crate::fleet::files;
 
 /// `doctor`.
 #[derive(Debug, Args)]
@@ -148,12 +148,14 @@ pub async fn support(common: &Common, arguments: SupportArgs) -> Result<(), Fail
     let site = context.only_site()?;
     let bundle = site.call::<SupportBundleGet>(&NoParams {}).await?;
     if arguments.output.as_deref() == Some(Path::new("-")) {
+        if context.json {
+            return Ok(output::json(&json!({ "proxy": site.name, "text": bundle.text }))?);
+        }
         let mut out = std::io::stdout().lock();
         return Ok(out.write_all(bundle.text.as_bytes()).and_then(|()| out.flush())?);
     }
-    let file = arguments.output.unwrap_or_else(|| PathBuf::from(safe(&bundle.file_name)));
-    let written = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file);
-    written.and_then(|mut open| open.write_all(bundle.text.as_bytes())).map_err(|error| Failure::file("write", &file, &error))?;
+    let file = arguments.output.unwrap_or_else(|| PathBuf::from(files::file_name(&bundle.file_name)));
+    files::write_new(&file, &bundle.text).map_err(|error| Failure::file("write", &file, &error))?;
     if context.json {
         let file = file.display().to_string();
         return Ok(output::json(&json!({ "proxy": site.name, "file": file, "bytes": bundle.text.len() }))?);
@@ -163,24 +165,9 @@ pub async fn support(common: &Common, arguments: SupportArgs) -> Result<(), Fail
     Ok(())
 }
 
-/// A file name that stays in the folder and is no hidden file, whatever the proxy calls it.
-fn safe(name: &str) -> String {
-    let plain: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')).take(120).collect();
-    let plain = plain.trim_start_matches(['.', '-']);
-    if plain.is_empty() { "backhaul-support.txt".to_owned() } else { plain.to_owned() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_from_outside_stays_in_the_folder() {
-        assert_eq!(safe("backhaul-support-p1-20270115T080000Z.txt"), "backhaul-support-p1-20270115T080000Z.txt");
-        assert_eq!(safe("../../etc/passwd"), "etcpasswd");
-        assert_eq!(safe("-rf / \u{1b}[2J.txt"), "rf2J.txt");
-        assert_eq!(safe("🦀/.."), "backhaul-support.txt");
-    }
 
     #[test]
     fn a_line_says_it_with_a_word_and_moves_no_cursor() {

@@ -7,6 +7,8 @@ use api::{ErrorCode, ErrorReport};
 
 use crate::config::ConfigError;
 use crate::fleet::CallError;
+use crate::fleet::bundle::FetchError;
+use crate::fleet::keep::KeepError;
 
 /// Exit codes; stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,6 +88,8 @@ impl From<CallError> for Failure {
         let exit = match &error {
             CallError::Unreachable { .. } | CallError::Cut { .. } | CallError::Foreign { .. } => Exit::Unreachable,
             CallError::Certificate { .. } | CallError::Authentication { .. } => Exit::Refused,
+            // Refused before it starts, by whoever looked at it.
+            CallError::Answered { report, .. } if report.code == api::deploy::REFUSED => Exit::Refused,
             CallError::Answered { code, .. } => match code {
                 ErrorCode::Unauthorized | ErrorCode::ForbiddenOperation => Exit::Refused,
                 ErrorCode::InvalidParameters => Exit::Usage,
@@ -103,7 +107,32 @@ impl From<ConfigError> for Failure {
             ConfigError::Exposed { .. } => Exit::Refused,
             _ => Exit::Failed,
         };
-        Self { exit, report: Some(ErrorReport::new("CONFIG", error.to_string())) }
+        Self { exit, report: Some(error.report()) }
+    }
+}
+
+impl From<KeepError> for Failure {
+    fn from(error: KeepError) -> Self {
+        let report = Some(error.report());
+        let exit = match error {
+            KeepError::Config(error) => Self::from(error).exit,
+            KeepError::Call(error) | KeepError::Untold { error, .. } | KeepError::Undecided { error, .. } => {
+                Self::from(error).exit
+            }
+            KeepError::Estranged { .. } => Exit::Refused,
+            KeepError::Answer { .. } | KeepError::Unkept { .. } => Exit::Failed,
+        };
+        Self { exit, report }
+    }
+}
+
+impl From<FetchError> for Failure {
+    fn from(error: FetchError) -> Self {
+        let exit = match error {
+            FetchError::File { .. } | FetchError::Download { .. } => Exit::Failed,
+            FetchError::TooLong { .. } | FetchError::Broken { .. } => Exit::Refused,
+        };
+        Self { exit, report: Some(error.report()) }
     }
 }
 

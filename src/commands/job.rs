@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use serde_json::json;
 
 use super::cli::{Compress, JobAdd, JobCommand, Mode};
-use super::context::{Context, Site, pick};
+use super::context::{self, Context, Kind, Site, pick};
 use super::failure::Failure;
 use super::objects::{print_list, print_one};
 use super::{output, watch};
@@ -63,7 +63,8 @@ pub async fn run(context: &Context, command: JobCommand) -> Result<(), Failure> 
 }
 
 async fn find(context: &Context, job: &str) -> Result<(Site, Job), Failure> {
-    context.find::<JobList, Job>("job", job, &NoParams {}, |job| [job.id.clone(), job.spec.name.clone()]).await
+    let names = |job: &Job| [job.id.clone(), job.spec.name.clone()];
+    context::find::<JobList, Job>(context.sites()?, Kind::JOB, job, &NoParams {}, names).await
 }
 
 async fn set_enabled(context: &Context, job: &str, enabled: bool) -> Result<(), Failure> {

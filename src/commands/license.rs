@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use api::{IdParams, License, LicenseImport, LicenseImportParams, LicenseList, LicenseRemove, Method, NoParams, ProxyStatusGet};
 use clap::{Args, Subcommand};
+use futures::future::join_all;
 use jiff::{Timestamp, ToSpan as _};
 use signed::SecretKey;
 
@@ -90,7 +91,7 @@ pub struct IssueArgs {
 pub async fn run(common: &Common, command: LicenseCommand) -> Result<(), Failure> {
     match command {
         LicenseCommand::Keygen { file } => keygen(common, &file, "[license]\nissuer_keys"),
-        LicenseCommand::Issue(arguments) => issue(&arguments),
+        LicenseCommand::Issue(arguments) => issue(common, &arguments),
         LicenseCommand::Import { file } => {
             let context = Context::new(common)?;
             let site = context.only_site()?;
@@ -141,7 +142,7 @@ pub(super) fn keygen(common: &Common, file: &Path, place: &str) -> Result<(), Fa
     Ok(output::line(&format!("{place} = [\"{}\"]", key.public()))?)
 }
 
-fn issue(arguments: &IssueArgs) -> Result<(), Failure> {
+fn issue(common: &Common, arguments: &IssueArgs) -> Result<(), Failure> {
     let text = std::fs::read_to_string(&arguments.key).map_err(|error| Failure::file("read", &arguments.key, &error))?;
     let key: SecretKey = text.parse().map_err(|error| Failure::usage(format!("{}: {error}", arguments.key.display())))?;
     let now = Timestamp::now();
@@ -162,6 +163,9 @@ fn issue(arguments: &IssueArgs) -> Result<(), Failure> {
         bound_to: arguments.bound_to.clone(),
     };
     let text = license.issue(&key).map_err(|error| Failure::usage(error.to_string()))?;
+    if common.json {
+        return Ok(output::json(&serde_json::json!({ "id": license.id, "text": text }))?);
+    }
     Ok(output::line(text.trim_end())?)
 }
 
@@ -180,12 +184,8 @@ async fn list(context: &Context) -> Result<(), Failure> {
 
 async fn any_requires(context: &Context) -> bool {
     let Ok(sites) = context.sites() else { return false };
-    for site in sites {
-        if site.call::<ProxyStatusGet>(&NoParams {}).await.is_ok_and(|status| status.licensing.required) {
-            return true;
-        }
-    }
-    false
+    let states = join_all(sites.iter().map(|site| site.call::<ProxyStatusGet>(&NoParams {}))).await;
+    states.into_iter().flatten().any(|status| status.licensing.required)
 }
 
 fn expires(license: &License) -> String {
@@ -213,8 +213,10 @@ fn words(license: &License) -> Vec<(&'static str, String)> {
 /// serves, and often by the one that has deployed that.
 async fn copies(context: &Context, id: &str) -> Result<Vec<(Site, License)>, Failure> {
     let (mut found, mut missing) = (Vec::<(Site, License)>::new(), None);
-    for site in context.sites()? {
-        match site.call::<LicenseList>(&NoParams {}).await {
+    let sites = context.sites()?;
+    let lists = join_all(sites.iter().map(|site| site.call::<LicenseList>(&NoParams {}))).await;
+    for (site, listed) in sites.iter().zip(lists) {
+        match listed {
             Ok(held) => found.extend(held.into_iter().map(|license| (site.clone(), license))),
             Err(failure) => missing = Some(failure),
         }
@@ -261,12 +263,13 @@ impl Member for Site {
 
 impl From<LicenseFault> for Failure {
     fn from(fault: LicenseFault) -> Self {
+        let report = Some(fault.report());
         let exit = match fault {
-            LicenseFault::NoSuchProxy(_) => Exit::Usage,
+            LicenseFault::Config(error) => return error.into(),
             LicenseFault::NotHeld { .. } => Exit::Failed,
             LicenseFault::InUse { .. } => Exit::Refused,
         };
-        Self { exit, report: Some(fault.report()) }
+        Self { exit, report }
     }
 }
 

@@ -6,19 +6,19 @@
 use std::path::{Path, PathBuf};
 
 use api::{
-    CertificateRenew, CertificateRenewParams, ConfigureParams, Credentials, DeployAdopt, DeployedList, DrainParams, NoParams,
-    ProxyConfigure, ProxyDrain, ProxyStatus, ProxyStatusGet, TokenRevoke, TokenRotate, TokenRotateParams,
+    CertificateRenew, CertificateRenewParams, ConfigureParams, DeployAdopt, DrainParams, NoParams, ProxyConfigure, ProxyDrain,
+    ProxyStatus, ProxyStatusGet, TokenRevoke, TokenRotate,
 };
 use clap::{Args, Subcommand, ValueEnum};
-use futures::future::join_all;
 use serde_json::json;
 
-use super::cli::Common;
+use super::cli::{Common, seconds};
 use super::context::{Context, Site, config_dir};
 use super::deploy::read_secret;
 use super::failure::Failure;
 use super::output;
-use crate::config::{Config, ConfigError, Proxy, Token};
+use crate::config::{Config, ConfigError, Proxy};
+use crate::fleet::keep::{self, Told};
 
 /// How long the former token counts at least while the new one is being written down, seconds.
 const BRIDGE: u64 = 600;
@@ -87,21 +87,6 @@ pub enum Switch {
     Off,
 }
 
-/// A time such as `90s`, `30m`, `12h`, `7d`, or `0`.
-fn seconds(text: &str) -> Result<u64, String> {
-    let expected = || "expected a number with s, m, h or d behind it, e.g. 12h".to_owned();
-    let (number, unit) = text.split_at(text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len());
-    let factor = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 24 * 3600,
-        "" if number == "0" => 1,
-        _ => return Err(expected()),
-    };
-    number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).ok_or_else(expected)
-}
-
 /// A proxy of the configuration, and how to call it.
 struct Known {
     dir: PathBuf,
@@ -118,18 +103,6 @@ impl Known {
         Ok(Self { dir: config_dir(common)?, site: context.only_site()?, proxy })
     }
 
-    /// Before something changes that only the configuration will know: whether that can be written.
-    fn check_writable(&self) -> Result<(), Failure> {
-        Ok(Config::put_proxy(&self.dir, self.proxy.clone())?)
-    }
-
-    /// Keeps what has changed, and calls the proxy with it.
-    async fn keep(&mut self, changed: Proxy) -> Result<ProxyStatus, Failure> {
-        Config::put_proxy(&self.dir, changed.clone())?;
-        self.proxy = changed;
-        self.ask().await
-    }
-
     async fn ask(&self) -> Result<ProxyStatus, Failure> {
         Ok(self.proxy.client()?.call::<ProxyStatusGet>(&NoParams {}).await?)
     }
@@ -138,43 +111,15 @@ impl Known {
     ///
     /// # Errors
     /// It would not take it down: what was changed stands all the same.
-    async fn tell_deployer(&self, common: &Common, status: &ProxyStatus) -> Result<Option<String>, Failure> {
-        let context = Context::new(common)?;
-        let sites = context.sites()?;
-        let others: Vec<&Site> = sites.iter().filter(|site| site.name != self.proxy.name).collect();
-        let lists = join_all(others.iter().map(|site| site.call::<DeployedList>(&NoParams {}))).await;
-        let mut silent = Vec::new();
-        for (site, list) in others.into_iter().zip(lists) {
-            match list {
-                Ok(deployed) if deployed.iter().any(|deployed| deployed.id == status.id) => {
-                    let credentials = Credentials {
-                        id: status.id.clone(),
-                        name: status.name.clone(),
-                        url: self.proxy.url.as_str().trim_end_matches('/').to_owned(),
-                        token: self.proxy.token.secret().to_owned(),
-                        fingerprint: self.proxy.fingerprint.to_string(),
-                    };
-                    site.call::<DeployAdopt>(&credentials).await.map_err(|failure| {
-                        let next =
-                            format!("backhaul proxy adopt {:?} tells {} once that is put right", self.proxy.name, site.name);
-                        failure
-                            .within(&format!("the change is made, but {}, which deployed the proxy, was not told", site.name))
-                            .next(next)
-                    })?;
-                    return Ok(Some(site.name.clone()));
-                }
-                Ok(_) => {}
-                Err(_) => silent.push(site.name.as_str()),
-            }
+    async fn tell_deployer(&self) -> Result<Option<String>, Failure> {
+        let told = keep::tell_deployer(&self.proxy, &Config::load(&self.dir).proxies?).await?;
+        if let Some(rest) = told.rest(&self.proxy.name) {
+            output::aside(&rest);
         }
-        if !silent.is_empty() {
-            let silent = silent.join(", ");
-            output::aside(&output::printable(&format!(
-                "{silent} did not answer; if it deployed the proxy: backhaul proxy adopt {:?}, once it does",
-                self.proxy.name
-            )));
-        }
-        Ok(None)
+        Ok(match told {
+            Told::Deployer(name) => Some(name),
+            Told::Nobody { .. } => None,
+        })
     }
 }
 
@@ -209,7 +154,7 @@ pub async fn set(common: &Common, arguments: SetArgs) -> Result<(), Failure> {
         }
     }
     if status.name != before.name {
-        known.tell_deployer(common, &status).await?;
+        known.tell_deployer().await?;
     }
     if common.json {
         return Ok(output::json(&status)?);
@@ -239,15 +184,12 @@ pub async fn token(common: &Common, command: TokenCommand) -> Result<(), Failure
 
 async fn rotate(common: &Common, name: &str, overlap: u64) -> Result<(), Failure> {
     let mut known = Known::find(common, name)?;
-    known.check_writable()?;
+    known.site.permit::<TokenRotate>()?;
     // The former one ends when the new one is written down, and not before, however soon that is to be.
-    let params = TokenRotateParams { overlap_seconds: Some(if overlap == 0 { BRIDGE } else { overlap }) };
-    let new = known.site.call::<TokenRotate>(&params).await?;
-    let token =
-        Token::new(&new.token).map_err(|why| Failure::failed("TOKEN", format!("the proxy made a token that is none: {why}")))?;
-    let changed = Proxy { token, ..known.proxy.clone() };
-    let status = known.keep(changed).await?;
-    let told = known.tell_deployer(common, &status).await;
+    let overlap_seconds = if overlap == 0 { BRIDGE } else { overlap };
+    let (proxy, new) = keep::rotate(&known.dir, &known.proxy, Some(overlap_seconds)).await?;
+    known.proxy = proxy;
+    let told = known.tell_deployer().await;
     let mut until = Some(new.former_until);
     if overlap == 0 {
         known.proxy.client()?.call::<TokenRevoke>(&NoParams {}).await?;
@@ -272,15 +214,10 @@ pub async fn certificate(common: &Common, command: CertificateCommand) -> Result
     let read = |path: Option<PathBuf>| path.map(|path| read_text(&path)).transpose();
     let params = CertificateRenewParams { certificate: read(certificate)?, key: read(key)? };
     let mut known = Known::find(common, &name)?;
-    known.check_writable()?;
-    // Told over the connection that is pinned to the former one, and so as good as that.
-    let new = known.site.call::<CertificateRenew>(&params).await?;
-    let wrong = |error: tls::ParseFingerprintError| {
-        Failure::failed("CERTIFICATE", format!("the proxy told a fingerprint that is none: {error}"))
-    };
-    let changed = Proxy { fingerprint: new.fingerprint.parse().map_err(wrong)?, ..known.proxy.clone() };
-    let status = known.keep(changed).await?;
-    let told = known.tell_deployer(common, &status).await?;
+    known.site.permit::<CertificateRenew>()?;
+    let (proxy, new) = keep::renew(&known.dir, &known.proxy, &params).await?;
+    known.proxy = proxy;
+    let told = known.tell_deployer().await?;
     if common.json {
         return Ok(output::json(&json!({ "name": known.proxy.name, "fingerprint": new.fingerprint, "toldTo": told }))?);
     }
@@ -317,8 +254,9 @@ pub async fn drain(common: &Common, name: &str, switch: Switch) -> Result<(), Fa
 /// [`Failure`]; also when no proxy of the configuration deployed it.
 pub async fn adopt(common: &Common, name: &str) -> Result<(), Failure> {
     let known = Known::find(common, name)?;
+    known.site.permit::<DeployAdopt>()?;
     let status = known.ask().await?;
-    let Some(told) = known.tell_deployer(common, &status).await? else {
+    let Some(told) = known.tell_deployer().await? else {
         let message = format!("none of the proxies that answer has deployed {:?}", status.name);
         return Err(Failure::failed("NO_DEPLOYER", message).next("backhaul proxy list shows who does not answer"));
     };
@@ -326,20 +264,4 @@ pub async fn adopt(common: &Common, name: &str) -> Result<(), Failure> {
         return Ok(output::json(&json!({ "name": known.proxy.name, "toldTo": told }))?);
     }
     Ok(output::line(&output::printable(&format!("{told} knows how {} is called and reached", status.name)))?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::seconds;
-
-    #[test]
-    fn times_have_a_unit() {
-        let good = [("0", 0), ("0s", 0), ("90s", 90), ("30m", 1800), ("12h", 43_200), ("30d", 2_592_000)];
-        for (text, wanted) in good {
-            assert_eq!(seconds(text), Ok(wanted), "{text}");
-        }
-        for bad in ["", "h", "10", "1 d", "-1h", "1w", "1.5h", "99999999999999999999d", "9999999999999999999d"] {
-            seconds(bad).unwrap_err();
-        }
-    }
 }

@@ -27,7 +27,7 @@ use context::Context;
 pub use failure::Exit;
 use failure::Failure;
 
-use crate::config::{Config, Console, Proxy};
+use crate::config::{Config, ConfigError, Console, Proxy};
 use crate::core::ProxyEntry;
 use crate::fleet::Fleet;
 use crate::tui::TuiError;
@@ -89,7 +89,7 @@ async fn console(common: &Common, screen: &Screen) -> Result<(), Failure> {
     if let Some(only) = &common.proxy {
         proxies.retain(|proxy| proxy.name == *only);
         if proxies.is_empty() {
-            return Err(Failure::usage(format!("there is no proxy {only:?} in the configuration")));
+            return Err(ConfigError::NoSuchProxy { name: only.clone() }.into());
         }
     }
     let (fleet, events) = Fleet::start(&proxies, Some(&dir));
@@ -99,7 +99,7 @@ async fn console(common: &Common, screen: &Screen) -> Result<(), Failure> {
 
 /// What the screen is told: flags before configuration.
 fn options(common: &Common, screen: &Screen, console: Console, proxies: &[Proxy]) -> crate::tui::Options {
-    let entry = |proxy: &Proxy| ProxyEntry { name: proxy.name.clone(), url: proxy.url.as_str().trim_end_matches('/').to_owned() };
+    let entry = |proxy: &Proxy| ProxyEntry { name: proxy.name.clone(), url: proxy.address() };
     let colors = |colors| match colors {
         Colors::None => "none",
         Colors::Sixteen => "16",

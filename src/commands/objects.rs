@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::cli::{PasswordSource, PoolCommand, RemoteCommand, SrCommand, VmCommand};
-use super::context::{Context, Found};
+use super::context::{Context, Found, Kind, find};
 use super::failure::{Exit, Failure};
 use super::output;
 
@@ -73,7 +73,7 @@ pub async fn pool(context: &Context, command: PoolCommand) -> Result<(), Failure
         }
         PoolCommand::Remove { pool } => {
             let names = |pool: &Pool| [pool.id.clone(), pool.name.clone()];
-            let (site, pool) = context.find::<PoolList, _>("pool", &pool, &NoParams {}, names).await?;
+            let (site, pool) = find::<PoolList, _>(context.sites()?, Kind::POOL, &pool, &NoParams {}, names).await?;
             site.call::<PoolRemove>(&IdParams { id: pool.id.clone() }).await?;
             let text = format!("proxy {} forgot pool {}", site.name, pool.name);
             print_one(context, &site.name, &json!({ "removed": pool.id }), text)
@@ -207,7 +207,7 @@ pub async fn remote(context: &Context, command: RemoteCommand) -> Result<(), Fai
             print_one(context, &site.name, &remote, text)
         }
         RemoteCommand::Test { remote } => {
-            let (site, remote) = context.find::<RemoteList, _>("remote", &remote, &NoParams {}, names).await?;
+            let (site, remote) = find::<RemoteList, _>(context.sites()?, Kind::REMOTE, &remote, &NoParams {}, names).await?;
             let test = site.call::<RemoteTestRun>(&IdParams { id: remote.id.clone() }).await?;
             let rate = |rate: Option<f64>| rate.map_or("?".to_owned(), |rate| format_rate(rate as u64));
             let text = if test.success {
@@ -219,7 +219,7 @@ pub async fn remote(context: &Context, command: RemoteCommand) -> Result<(), Fai
             if test.success { Ok(()) } else { Err(Failure { exit: Exit::Failed, report: test.error }) }
         }
         RemoteCommand::Remove { remote } => {
-            let (site, remote) = context.find::<RemoteList, _>("remote", &remote, &NoParams {}, names).await?;
+            let (site, remote) = find::<RemoteList, _>(context.sites()?, Kind::REMOTE, &remote, &NoParams {}, names).await?;
             site.call::<RemoteRemove>(&IdParams { id: remote.id.clone() }).await?;
             let text = format!("proxy {} forgot remote {}; its files stay", site.name, remote.name);
             print_one(context, &site.name, &json!({ "removed": remote.id }), text)

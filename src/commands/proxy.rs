@@ -1,6 +1,6 @@
 //! `backhaul proxy`: the console's own list of proxies.
 
-use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::io::{self, Read};
 
 use api::{ErrorReport, NoParams, ProxyStatus, ProxyStatusGet, UpgradePhase, UpgradeState, format_rate};
 use futures::future::join_all;
@@ -33,7 +33,7 @@ impl Entry {
     fn live(proxy: &Proxy, status: ProxyStatus) -> Self {
         Self {
             name: proxy.name.clone(),
-            url: proxy.url.as_str().trim_end_matches('/').to_owned(),
+            url: proxy.address(),
             fingerprint: proxy.fingerprint.to_string(),
             state: "live",
             status: Some(status),
@@ -180,14 +180,7 @@ async fn ask(proxy: &Proxy) -> Entry {
             (state, None, Some(error.report()))
         }
     };
-    Entry {
-        name: proxy.name.clone(),
-        url: proxy.url.as_str().trim_end_matches('/').to_owned(),
-        fingerprint: proxy.fingerprint.to_string(),
-        state,
-        status,
-        error,
-    }
+    Entry { name: proxy.name.clone(), url: proxy.address(), fingerprint: proxy.fingerprint.to_string(), state, status, error }
 }
 
 async fn add(
@@ -238,12 +231,12 @@ async fn trust(common: &Common, name: String, fingerprint: Option<&str>) -> Resu
     if seen != proxy.fingerprint || expected.is_some() {
         accepted(&proxy.url, seen, expected, Some(proxy.fingerprint))?;
     }
-    let renewed = Proxy { fingerprint: seen, ..proxy.clone() };
+    let mut renewed = Proxy { fingerprint: seen, ..proxy.clone() };
     // Whoever does not accept the token is not the proxy that it was made for.
     let status = renewed.client()?.call::<ProxyStatusGet>(&NoParams {}).await?;
     let changed = renewed.fingerprint != proxy.fingerprint;
     if changed {
-        Config::put_proxy(&config_dir(common)?, renewed.clone())?;
+        renewed = Config::change_proxy(&config_dir(common)?, proxy, |entry| entry.fingerprint = seen)?;
     }
     if common.json {
         return Ok(output::json(&Entry::live(&renewed, status))?);
@@ -298,19 +291,13 @@ fn confirm(url: &Url, seen: Fingerprint, pinned: Option<Fingerprint>) -> Result<
         Failure::refused("FINGERPRINT_NOT_ACCEPTED", text)
             .next(format!("compare it with what `backhauld fingerprint` prints on the proxy's host, then add {option}"))
     };
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Err(refused());
-    }
     let shows = match pinned {
         Some(pinned) => format!("{host} was trusted by the certificate\n  {pinned}\nand shows now\n  {seen}\n"),
         None => format!("{host} shows the certificate\n  {seen}\n"),
     };
-    let _ =
-        write!(io::stderr().lock(), "{shows}`backhauld fingerprint` on its host prints the right one. Are they the same? [y/N] ");
-    let mut answer = String::new();
-    let read = io::stdin().lock().read_line(&mut answer);
-    match read {
-        Ok(_) if matches!(answer.trim(), "y" | "Y" | "yes") => Ok(()),
-        _ => Err(refused()),
+    let question = format!("{shows}`backhauld fingerprint` on its host prints the right one. Are they the same?");
+    match deploy::agreed(&question) {
+        Ok(true) => Ok(()),
+        Ok(false) | Err(_) => Err(refused()),
     }
 }

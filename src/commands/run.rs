@@ -6,7 +6,7 @@ use api::{
 };
 
 use super::cli::{BackupCommand, RunCommand};
-use super::context::{Context, Site, pick};
+use super::context::{Context, Kind, Site, find, pick};
 use super::failure::Failure;
 use super::objects::{print_list, print_one};
 use super::{output, watch};
@@ -21,7 +21,7 @@ pub async fn run(context: &Context, command: RunCommand) -> Result<(), Failure> 
             let job = match job {
                 Some(name) => {
                     let names = |job: &api::Job| [job.id.clone(), job.spec.name.clone()];
-                    Some(context.find::<api::JobList, _>("job", &name, &NoParams {}, names).await?.1.id)
+                    Some(find::<api::JobList, _>(context.sites()?, Kind::JOB, &name, &NoParams {}, names).await?.1.id)
                 }
                 None => None,
             };
@@ -155,5 +155,5 @@ async fn holder(context: &Context, point: &str) -> Result<Site, Failure> {
         return Err(Failure::usage(format!("{point:?} is no id of a restore point")).next("backhaul backup list"));
     };
     let names = |remote: &api::Remote| [remote.id.clone(), remote.id.clone()];
-    Ok(context.find::<RemoteList, _>("remote", remote, &NoParams {}, names).await?.0)
+    Ok(find::<RemoteList, _>(context.sites()?, Kind::REMOTE, remote, &NoParams {}, names).await?.0)
 }

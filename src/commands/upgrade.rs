@@ -3,25 +3,20 @@
 //!
 //! The bundle is read or downloaded once, here, so a proxy needs no network for it, and all get the same.
 
-use std::path::Path;
 use std::time::Duration;
 
-use api::{
-    MAX_BUNDLE, NoParams, ProxyStatus, ProxyStatusGet, RunKind, RunList, RunListParams, UpgradeParams, UpgradePhase,
-    UpgradeStart, UpgradeState, format_bytes,
-};
-use bytes::{Bytes, BytesMut};
+use api::{NoParams, ProxyStatus, ProxyStatusGet, UpgradeParams, UpgradePhase, UpgradeStart, UpgradeState};
 use clap::Args;
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
-use signed::BundleManifest;
 use tokio::time::Instant;
 
-use super::cli::Common;
+use super::cli::{Common, seconds};
 use super::context::{Context, Site};
 use super::failure::{Exit, Failure};
+use super::output;
 use super::watch::Teller;
-use super::{bundle, output};
+use crate::config::ConfigError;
+use crate::fleet::bundle::{self, Bundle};
 use crate::fleet::{CallError, Follower};
 
 /// How long a proxy may be away before its line is tried anew.
@@ -46,29 +41,16 @@ pub struct UpgradeArgs {
     #[arg(long, value_name = "FILE|URL")]
     bundle: String,
     /// How long running transfers may take to end before they are cancelled, e.g. 90s, 30m, 2h [default: 1h]
-    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    #[arg(long, value_name = "TIME", value_parser = wait)]
     wait: Option<u64>,
     /// Take an older version than the running one
     #[arg(long)]
     downgrade: bool,
 }
 
-fn seconds(text: &str) -> Result<u64, String> {
-    let (digits, unit) = match text.char_indices().next_back() {
-        Some((at, 's')) => (&text[..at], 1),
-        Some((at, 'm')) => (&text[..at], 60),
-        Some((at, 'h')) => (&text[..at], 3600),
-        _ => (text, 1),
-    };
-    let seconds = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
-    seconds.filter(|seconds| *seconds <= 7 * 86_400).ok_or_else(|| "expected a time up to 7 days, e.g. 90s, 30m, 2h".to_owned())
-}
-
-/// A bundle that is at hand.
-struct Bundle {
-    bytes: Bytes,
-    sha256: String,
-    manifest: BundleManifest,
+fn wait(text: &str) -> Result<u64, String> {
+    let expected = || "expected a time up to 7 days, e.g. 90s, 30m, 2h".to_owned();
+    seconds(text).ok().filter(|seconds| *seconds <= 7 * 86_400).ok_or_else(expected)
 }
 
 /// Runs it.
@@ -78,11 +60,21 @@ struct Bundle {
 pub async fn run(common: &Common, arguments: UpgradeArgs) -> Result<(), Failure> {
     let context = Context::new(common)?;
     let sites = sites(&context, &arguments)?;
-    let bundle = fetch(&arguments.bundle).await?;
+    let bundle = bundle::fetch(&arguments.bundle).await?;
     let wait = arguments.wait.unwrap_or(WAIT);
     let params = UpgradeParams { bundle: bundle.sha256.clone(), wait_seconds: Some(wait), downgrade: arguments.downgrade };
     for (index, site) in sites.iter().enumerate() {
-        let Err(failure) = one(&context, site, &bundle, &params).await else { continue };
+        let failure = match one(&context, site, &bundle, &params).await {
+            Ok(None) => continue,
+            Ok(Some(failure)) => failure,
+            Err(failure) => {
+                if context.json {
+                    let error = failure.report.as_ref();
+                    output::json(&json!({ "proxy": site.name, "phase": UpgradePhase::Failed, "error": error }))?;
+                }
+                failure
+            }
+        };
         for untouched in &sites[index + 1..] {
             if context.json {
                 output::json(&json!({ "proxy": untouched.name, "phase": "untouched" }))?;
@@ -90,7 +82,7 @@ pub async fn run(common: &Common, arguments: UpgradeArgs) -> Result<(), Failure>
                 output::aside(&format!("{} is left as it is", untouched.name));
             }
         }
-        return Err(failure);
+        return Err(failure.within(&site.name));
     }
     Ok(())
 }
@@ -108,9 +100,7 @@ fn sites(context: &Context, arguments: &UpgradeArgs) -> Result<Vec<Site>, Failur
     let mut sites: Vec<Site> = Vec::new();
     for name in &arguments.proxies {
         let site = known.iter().find(|site| site.name == *name);
-        let site = site.ok_or_else(|| {
-            Failure::usage(format!("there is no proxy {name:?} in the configuration")).next("backhaul proxy list")
-        })?;
+        let site = site.ok_or_else(|| ConfigError::NoSuchProxy { name: name.clone() })?;
         if sites.iter().all(|other| other.name != site.name) {
             sites.push(site.clone());
         }
@@ -118,107 +108,71 @@ fn sites(context: &Context, arguments: &UpgradeArgs) -> Result<Vec<Site>, Failur
     Ok(sites)
 }
 
-/// Where a bundle comes from, without what may be a secret.
-fn shown(from: &str) -> String {
-    let url = api::deploy::redact_url(from);
-    match url.split_once('?') {
-        Some((address, _)) if url.contains("://") => format!("{address}?…"),
-        _ => url,
-    }
-}
-
-async fn fetch(from: &str) -> Result<Bundle, Failure> {
-    let bytes = if from.starts_with("http://") || from.starts_with("https://") {
-        download(from).await?
-    } else {
-        let path = Path::new(from.strip_prefix("file://").unwrap_or(from));
-        let failed = |error: std::io::Error| Failure::file("read", path, &error);
-        let size = std::fs::metadata(path).map_err(failed)?.len();
-        if size > MAX_BUNDLE {
-            return Err(too_long(from));
-        }
-        Bytes::from(std::fs::read(path).map_err(failed)?)
-    };
-    let shown = shown(from);
-    // Whether to trust its signer is the proxies' affair; that it is a bundle at all can be said before any is touched.
-    let read = BundleManifest::read_of_anyone(&mut bytes.as_ref());
-    let (manifest, _) = read.map_err(|error| Failure::refused("BUNDLE", format!("{shown}: {}", bundle::said(&error))))?;
-    let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Bundle { bytes, sha256, manifest })
-}
-
-fn too_long(from: &str) -> Failure {
-    let shown = shown(from);
-    Failure::refused("BUNDLE", format!("{shown} is no upgrade bundle: it is longer than {}", format_bytes(MAX_BUNDLE)))
-}
-
-async fn download(url: &str) -> Result<Bytes, Failure> {
-    let shown = shown(url);
-    let failed = |error: reqwest::Error| {
-        let reason = bundle::said(&error.without_url());
-        Failure::failed("DOWNLOAD", format!("cannot download {shown}: {reason}"))
-            .next("download it by other means and give the file")
-    };
-    tls::install_provider();
-    let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(10)).read_timeout(PATIENCE).build();
-    let answer = http.map_err(failed)?.get(url).send().await.map_err(failed)?;
-    let mut answer = answer.error_for_status().map_err(failed)?;
-    let mut bytes = BytesMut::new();
-    while let Some(piece) = answer.chunk().await.map_err(failed)? {
-        bytes.extend_from_slice(&piece);
-        if bytes.len() as u64 > MAX_BUNDLE {
-            return Err(too_long(url));
-        }
-    }
-    Ok(bytes.freeze())
-}
-
-/// One proxy, to its end.
-async fn one(context: &Context, site: &Site, bundle: &Bundle, params: &UpgradeParams) -> Result<(), Failure> {
+/// One proxy, to its end. A failure that has been told already is a value; it is no less one.
+async fn one(context: &Context, site: &Site, bundle: &Bundle, params: &UpgradeParams) -> Result<Option<Failure>, Failure> {
     let before = site.call::<ProxyStatusGet>(&NoParams {}).await?;
     let wanted = &bundle.manifest.build;
     if before.version == wanted.version && before.build.as_ref() == Some(&wanted.build) {
-        return tell(context, site, &before, None, &format!("runs {} already", words(&before)));
+        tell(context, site, &before, None, &format!("runs {} already", words(&before)))?;
+        return Ok(None);
     }
-    begin(site, bundle, params).await?;
-    let state = follow(context, site, params).await?;
+    site.permit::<UpgradeStart>()?;
+    let begun = begin(site, bundle, params, &before).await?;
+    let state = follow(context, site, params, begun).await?;
     let after = settled(site, Instant::now() + PATIENCE, |_| true).await?;
-    match state.phase {
-        UpgradePhase::Done => tell(context, site, &after, Some(&state), &format!("upgraded from {} to {}", state.from, state.to)),
-        _ => {
-            let what = if state.phase == UpgradePhase::RolledBack { "was rolled back" } else { "was not upgraded" };
-            tell(context, site, &after, Some(&state), &format!("{what}, and runs {}", words(&after)))?;
-            Err(Failure { exit: Exit::Failed, report: state.error })
-        }
+    if state.phase == UpgradePhase::Done {
+        tell(context, site, &after, Some(&state), &format!("upgraded from {} to {}", state.from, state.to))?;
+        return Ok(None);
     }
+    let what = if state.phase == UpgradePhase::RolledBack { "was rolled back" } else { "was not upgraded" };
+    tell(context, site, &after, Some(&state), &format!("{what}, and runs {}", words(&after)))?;
+    Ok(Some(Failure { exit: Exit::Failed, report: state.error }))
 }
 
-/// Sends the bundle, unless it is there from another try, and begins.
-async fn begin(site: &Site, bundle: &Bundle, params: &UpgradeParams) -> Result<(), Failure> {
-    match site.call::<UpgradeStart>(params).await {
-        Err(Failure { report: Some(report), .. }) if report.code == "NO_SUCH_OBJECT" => {}
-        begun => return begun.map(drop),
+/// Begins. A proxy with nothing to wait for may be gone before its answer is here: then it is asked what goes on.
+async fn begin(site: &Site, bundle: &Bundle, params: &UpgradeParams, before: &ProxyStatus) -> Result<UpgradeState, Failure> {
+    let error = match bundle::begin(site.client(), bundle, params).await {
+        Ok(state) => return Ok(state),
+        Err(error @ CallError::Cut { .. }) => error,
+        Err(error) => return Err(site.client().explain(error).await.into()),
+    };
+    let run = |status: &ProxyStatus| status.upgrade.as_ref().and_then(|upgrade| upgrade.run.clone());
+    let now = settled(site, Instant::now() + PATIENCE, |_| true).await?;
+    match now.upgrade {
+        Some(ref upgrade) if run(&now) != run(before) => Ok(UpgradeState::clone(upgrade)),
+        _ => Err(error.into()),
     }
-    site.client().send_bundle(bundle.bytes.clone()).await?;
-    site.call::<UpgradeStart>(params).await.map(drop)
 }
 
 /// Tells what happens until the upgrade is over, through all restarts of the proxy.
-async fn follow(context: &Context, site: &Site, params: &UpgradeParams) -> Result<UpgradeState, Failure> {
+async fn follow(context: &Context, site: &Site, params: &UpgradeParams, begun: UpgradeState) -> Result<UpgradeState, Failure> {
     let deadline = Instant::now() + BESIDES + Duration::from_secs(params.wait_seconds.unwrap_or(WAIT));
-    let runs = site.call::<RunList>(&RunListParams { limit: Some(20), ..RunListParams::default() }).await?;
-    let run = runs.into_iter().find(|run| run.kind == RunKind::Upgrade).map(|run| run.id).unwrap_or_default();
-    let mut teller = Teller::new(context, &site.name, &run);
+    if let Some(run) = &begun.run {
+        tell_run(context, site, run, deadline).await?;
+    }
+    let over = |status: &ProxyStatus| {
+        // A program of before runs were told does not name its own.
+        let upgrade = status.upgrade.as_ref().filter(|upgrade| upgrade.run.is_none() || upgrade.run == begun.run);
+        upgrade.is_some_and(|upgrade| !matches!(upgrade.phase, UpgradePhase::Draining | UpgradePhase::Swapping))
+    };
+    let status = settled(site, deadline, over).await?;
+    let upgrade = status.upgrade.map(|upgrade| *upgrade);
+    upgrade.ok_or_else(|| Failure::failed("UPGRADE", "it does not say how its upgrade came out"))
+}
+
+/// Tells a run's events to the last.
+async fn tell_run(context: &Context, site: &Site, run: &str, deadline: Instant) -> Result<(), Failure> {
+    let mut teller = Teller::new(context, &site.name, run);
     let mut cursor = 0;
-    'lines: loop {
-        let mut follower = Follower::new(site.client().clone(), run.clone(), cursor, Some(PATIENCE));
+    loop {
+        let mut follower = Follower::new(site.client().clone(), run.to_owned(), cursor, Some(PATIENCE));
         loop {
             match follower.next().await {
                 Ok(Some(event)) => {
                     teller.tell(&event)?;
                     cursor = event.cursor;
                 }
-                Ok(None) => break 'lines,
+                Ok(None) => return Ok(()),
                 Err(error @ (CallError::Certificate { .. } | CallError::Authentication { .. })) => return Err(error.into()),
                 Err(error) if Instant::now() >= deadline => return Err(error.into()),
                 // A program on probation may answer anything; it is not the last word.
@@ -227,13 +181,6 @@ async fn follow(context: &Context, site: &Site, params: &UpgradeParams) -> Resul
         }
         tokio::time::sleep(PAUSE).await;
     }
-    let over = |status: &ProxyStatus| {
-        let phase = status.upgrade.as_ref().map(|upgrade| upgrade.phase);
-        !matches!(phase, None | Some(UpgradePhase::Draining | UpgradePhase::Swapping))
-    };
-    let status = settled(site, deadline, over).await?;
-    let upgrade = status.upgrade.map(|upgrade| *upgrade);
-    upgrade.ok_or_else(|| Failure::failed("UPGRADE", format!("{} does not say how its upgrade came out", site.name)))
 }
 
 /// The state of a proxy once it answers and is as wanted.
@@ -272,9 +219,9 @@ mod tests {
 
     #[test]
     fn times_have_units_and_bounds() {
-        assert_eq!(["90", "90s", "30m", "2h", "0"].map(|text| seconds(text).unwrap()), [90, 90, 1800, 7200, 0]);
-        for bad in ["", "h", "-1", "1d", "9999h", "18446744073709551615h", "1é"] {
-            seconds(bad).unwrap_err();
+        assert_eq!(["90s", "30m", "2h", "7d", "0"].map(|text| wait(text).unwrap()), [90, 1800, 7200, 604_800, 0]);
+        for bad in ["", "h", "-1", "90", "8d", "9999h", "18446744073709551615h", "1é"] {
+            wait(bad).unwrap_err();
         }
     }
 }

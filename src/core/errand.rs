@@ -121,11 +121,15 @@ pub enum Done {
     TokenKept {
         /// Until when the former one is accepted.
         former_until: i64,
+        /// Why whoever deployed the proxy may not know the new one.
+        untold: Option<String>,
     },
     /// The new certificate is pinned.
     CertificatePinned {
         /// Its SHA-256.
         fingerprint: String,
+        /// Why whoever deployed the proxy may not know of it.
+        untold: Option<String>,
     },
     /// The upgrade goes on by itself; [`api::ProxyStatus::upgrade`] tells how far it is.
     Upgrading(Box<api::UpgradeState>),

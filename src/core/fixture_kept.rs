@@ -194,6 +194,7 @@ fn kept_status(name: &str) -> ProxyStatus {
             from: "0.0.9".into(),
             to: "0.1.0 lab.2".into(),
             since: NOW - DAY,
+            run: Some("b7c1".into()),
             error: Some(api::ErrorReport::new("SELF_CHECK", "the new version did not answer within 20 s")),
         })),
         ..status

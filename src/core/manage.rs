@@ -372,6 +372,14 @@ pub(super) fn examined(state: &mut State, name: &str, id: RequestId, error: Opti
     }
 }
 
+/// Tells of a change that its deployer is to know, and of what is left to do for that.
+fn made(state: &mut State, told: String, untold: Option<String>) {
+    match untold {
+        None => state.tell(LogLevel::Info, told),
+        Some(untold) => state.tell(LogLevel::Warning, format!("{told}. {untold}")),
+    }
+}
+
 /// What came of an errand.
 pub(super) fn done(state: &mut State, name: &str, done: Done) {
     let stale = |state: &mut State, kind: ListKind| {
@@ -405,15 +413,13 @@ pub(super) fn done(state: &mut State, name: &str, done: Done) {
             forget(state, name);
             state.tell(LogLevel::Info, format!("{name} is no longer in the configuration"));
         }
-        Done::TokenKept { former_until } => {
+        Done::TokenKept { former_until, untold } => {
             let until = moment(former_until, state.now, &state.settings.zone);
-            state.tell(
-                LogLevel::Info,
-                format!("The new token of {name} is in the configuration; the former one is accepted until {until}"),
-            );
+            let told = format!("The new token of {name} is in the configuration; the former one is accepted until {until}");
+            made(state, told, untold);
         }
-        Done::CertificatePinned { fingerprint } => {
-            state.tell(LogLevel::Info, format!("The certificate of {name} is now {fingerprint}; it is pinned here"));
+        Done::CertificatePinned { fingerprint, untold } => {
+            made(state, format!("The certificate of {name} is now {fingerprint}; it is pinned here"), untold);
         }
         Done::Upgrading(upgrade) => {
             state.tell(LogLevel::Info, format!("The upgrade of {name} to {} goes on; Proxies shows how far it is", upgrade.to));

@@ -359,6 +359,10 @@ fn a_run_is_followed_on_its_screens_only_and_to_its_end() {
     assert!(effects.contains(&Effect::Fleet(FleetCommand::UnwatchRun { proxy: "site-a".into(), run: "run-1".into() })));
     let effects = press(&mut state, "4");
     assert!(effects.contains(&Effect::Fleet(FleetCommand::WatchRun { proxy: "site-a".into(), run: "run-1".into(), cursor: 4 })));
+    // By another way, with another token or certificate, it is asked for again, from where it stands.
+    fixture::connection(&mut state, "site-a", Connection::Connecting);
+    let effects = fixture::connection(&mut state, "site-a", Connection::Live);
+    assert!(effects.contains(&Effect::Fleet(FleetCommand::WatchRun { proxy: "site-a".into(), run: "run-1".into(), cursor: 4 })));
     let ended = api::EventKind::RunEnded { outcome: api::Outcome::Success, error: None, summary: Default::default() };
     let event = api::Event { cursor: 5, at: NOW, kind: ended };
     fixture::fleet(&mut state, "site-a", FleetEventKind::Run { run: "run-1".into(), event });

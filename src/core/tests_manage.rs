@@ -480,6 +480,7 @@ fn settings_token_certificate_drain_and_upgrade() {
         from: "0.1.0".into(),
         to: "0.2.0".into(),
         since: NOW,
+        run: Some("a1".into()),
         error: None,
     };
     let id = kept::errand_id(&sent);

@@ -289,7 +289,8 @@ fn on_connection(state: &mut State, name: &str, connection: Connection) {
     match &connection {
         Connection::Live => {
             proxy.seen = Some(now);
-            state.follows.retain(|(proxy, _), follow| proxy != name || !matches!(follow, Follow::Failed | Follow::Asked));
+            // What is followed is asked for again, from where it stands: the former way may have been given up.
+            state.follows.retain(|(proxy, _), follow| proxy != name || *follow == Follow::Known);
             if matches!(before, Connection::Retrying { .. }) {
                 state.tell(LogLevel::Info, format!("{name} is back"));
             }

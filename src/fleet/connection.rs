@@ -147,7 +147,7 @@ impl Task {
                     Some(Order::Do(command)) if !matches!(command, FleetCommand::Reconnect { .. }) => self.perform(command),
                     Some(order) => {
                         if let Order::Use(client) = order {
-                            self.client = client;
+                            self.use_from_now_on(client);
                         }
                         backoff.reset();
                         self.tell(FleetEventKind::Connection(Connection::Connecting));
@@ -164,13 +164,22 @@ impl Task {
         match order {
             None => Some(Left::Gone),
             Some(Order::Use(client)) => {
-                self.client = client;
+                self.use_from_now_on(client);
                 Some(Left::Anew)
             }
             Some(Order::Do(command)) => {
                 self.perform(command);
                 None
             }
+        }
+    }
+
+    /// Runs are not followed on the former way any more, which could end at any time: whoever is told of the new connection asks
+    /// for them anew.
+    fn use_from_now_on(&mut self, client: Client) {
+        self.client = client;
+        for (_, watch) in self.watches.drain() {
+            watch.abort();
         }
     }
 

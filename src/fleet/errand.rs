@@ -1,33 +1,28 @@
 //! Errands: what the console asks for that takes several calls, or touches the configuration or the files of this machine.
 
-use std::io::{self, Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::{self, Read as _};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use api::{
-    CertificateRenew, CertificateRenewParams, DeployClaim, DoctorParams, DoctorRun, ErrorReport, IdParams, LicenseImport,
-    LicenseImportParams, Method, NoParams, SupportBundleGet, TokenRotate, TokenRotateParams, UpgradeParams, UpgradeStart,
+    CertificateRenewParams, DeployStart, DoctorParams, DoctorRun, ErrorReport, LicenseImport, LicenseImportParams, Method,
+    NoParams, SupportBundleGet, UpgradeParams,
 };
 use jiff::Timestamp;
 
-use super::{Client, Shared, licenses, unkept};
-use crate::config::{Config, ConfigError, Proxy, Token};
+use super::keep::KeepError;
+use super::{Client, Shared, bundle, files, keep, licenses};
+use crate::config::{Config, ConfigError, Proxy};
 use crate::core::{Answer, Done, Errand, FleetEventKind, LicenseSource, ProxyEntry, RequestId};
 
 /// Largest file taken for a licence, bytes: as much as is searched for one.
 const LICENSE: u64 = 64 << 10;
-/// Largest file taken for an upgrade bundle, bytes: as much as one may hold.
-const BUNDLE: u64 = 257 << 20;
 
 /// Does an errand and tells what came of it.
 pub(super) async fn perform(shared: Arc<Shared>, name: String, id: RequestId, errand: Errand) {
-    let mut joined = None;
-    let result = match errand {
-        Errand::Adopt { deployed, known } => adopt(&shared, &name, deployed, known).await.map(|(done, proxy)| {
-            joined = Some(proxy);
-            done
-        }),
-        errand => run(&shared, &name, id, errand).await,
+    let (result, joined) = match run(&shared, &name, id, errand).await {
+        Ok((done, joined)) => (Ok(done), joined),
+        Err(error) => (Err(error), None),
     };
     shared.tell(&name, FleetEventKind::Reply { id, result: result.map(Answer::Errand) });
     // Only now: of a proxy that it does not know yet, the console would not take in what it hears.
@@ -36,19 +31,34 @@ pub(super) async fn perform(shared: Arc<Shared>, name: String, id: RequestId, er
     }
 }
 
-async fn run(shared: &Shared, name: &str, id: RequestId, errand: Errand) -> Result<Done, ErrorReport> {
-    match errand {
-        // Done by the caller, for it has something to do after the answer.
-        Errand::Adopt { .. } => Err(ErrorReport::new("ERRAND", "this errand is done elsewhere")),
-        Errand::Drop => drop_entry(shared, name),
-        Errand::RotateToken => rotate(shared, name).await,
-        Errand::RenewCertificate => renew(shared, name).await,
+/// Starts a deployment, as the console asks for it, under a licence that no other proxy of the fleet serves under.
+pub(super) async fn deploy(shared: Arc<Shared>, name: String, id: RequestId, mut spec: Box<api::DeploySpec>) {
+    let started = async {
+        spec.license = licenses::for_deployment(&clients(&shared)?, &name, spec.license.as_deref()).await?;
+        call::<DeployStart>(&client(&shared, &name)?, &spec).await
+    };
+    let result = started.await.map(Answer::DeployStart);
+    shared.tell(&name, FleetEventKind::Reply { id, result });
+}
+
+/// What came of it, and a proxy that is to be connected to when that is told.
+async fn run(shared: &Shared, name: &str, id: RequestId, errand: Errand) -> Result<(Done, Option<Proxy>), ErrorReport> {
+    let done = match errand {
+        Errand::Adopt { deployed, known } => {
+            let (done, proxy) = adopt(shared, name, &deployed, known).await?;
+            return Ok((done, Some(proxy)));
+        }
+        Errand::Drop => drop_entry(shared, name).await?,
+        Errand::RotateToken => rotate(shared, name).await?,
+        Errand::RenewCertificate => renew(shared, name).await?,
         Errand::Upgrade { bundle, wait_seconds } => {
             let client = client(shared, name)?;
-            let bytes = read(&bundle, BUNDLE).await?;
-            let received = client.send_bundle(bytes).await.map_err(|error| error.report())?;
-            let params = UpgradeParams { bundle: received.bundle, wait_seconds: Some(wait_seconds), downgrade: false };
-            Ok(Done::Upgrading(Box::new(call::<UpgradeStart>(&client, &params).await?)))
+            let bundle = bundle::fetch(&typed(&bundle).display().to_string()).await.map_err(|error| error.report())?;
+            let params = UpgradeParams { bundle: bundle.sha256.clone(), wait_seconds: Some(wait_seconds), downgrade: false };
+            match bundle::begin(&client, &bundle, &params).await {
+                Ok(state) => Done::Upgrading(Box::new(state)),
+                Err(error) => return Err(client.explain(error).await.report()),
+            }
         }
         Errand::ImportLicense(source) => {
             let client = client(shared, name)?;
@@ -58,33 +68,31 @@ async fn run(shared: &Shared, name: &str, id: RequestId, errand: Errand) -> Resu
                     ErrorReport::new("LICENSE_FILE", format!("{path} is no text")).with_next("name the file with the signed text")
                 })?,
             };
-            let license = call::<LicenseImport>(&client, &LicenseImportParams { text }).await?;
-            Ok(Done::LicenseKept(Box::new(license)))
+            Done::LicenseKept(Box::new(call::<LicenseImport>(&client, &LicenseImportParams { text }).await?))
         }
         Errand::BindLicense { license, to } => {
-            let bound = licenses::bind(&clients(shared)?, name, &to, &license).await?;
-            Ok(Done::LicenseBound(Box::new(bound)))
+            Done::LicenseBound(Box::new(licenses::bind(&clients(shared)?, name, &to, &license).await?))
         }
         Errand::UnbindLicense { license, of } => {
-            let freed = licenses::unbind(&clients(shared)?, name, &of, &license).await?;
-            Ok(Done::LicenseFreed(Box::new(freed)))
+            Done::LicenseFreed(Box::new(licenses::unbind(&clients(shared)?, name, &of, &license).await?))
         }
-        Errand::Examine => examine(shared, name, id).await,
+        Errand::Examine => examine(shared, name, id).await?,
         Errand::SaveSupportBundle => {
             let bundle = call::<SupportBundleGet>(&client(shared, name)?, &NoParams {}).await?;
-            let path = save(&bundle.file_name, &bundle.text)?;
-            Ok(Done::Saved { path: path.display().to_string() })
+            let saved = tokio::task::spawn_blocking(move || files::save(&bundle.file_name, &bundle.text)).await;
+            let path = saved.map_err(|error| ErrorReport::new("FILE", format!("cannot write the text: {error}")))??;
+            Done::Saved { path: path.display().to_string() }
         }
-    }
+    };
+    Ok((done, None))
 }
 
-fn no_such(name: &str) -> ErrorReport {
-    ErrorReport::new("NO_SUCH_PROXY", format!("there is no proxy {name:?} in the configuration"))
+fn known(shared: &Shared, name: &str) -> Result<Proxy, ErrorReport> {
+    shared.proxy(name).ok_or_else(|| ConfigError::NoSuchProxy { name: name.to_owned() }.report())
 }
 
 fn client(shared: &Shared, name: &str) -> Result<Client, ErrorReport> {
-    let proxy = shared.proxy(name).ok_or_else(|| no_such(name))?;
-    proxy.client().map_err(|error| error.report())
+    known(shared, name)?.client().map_err(|error| error.report())
 }
 
 fn clients(shared: &Shared) -> Result<Vec<(String, Client)>, ErrorReport> {
@@ -100,64 +108,63 @@ pub(super) async fn call<M: Method>(client: &Client, params: &M::Params) -> Resu
     }
 }
 
-async fn adopt(shared: &Shared, deployer: &str, deployed: String, known: Option<String>) -> Result<(Done, Proxy), ErrorReport> {
-    shared.dir()?;
-    let credentials = call::<DeployClaim>(&client(shared, deployer)?, &IdParams { id: deployed }).await?;
-    let wrong = |what: String| ErrorReport::new("CLAIM", format!("{deployer} told {what}"));
-    let mut proxy = Proxy::claimed(&credentials).map_err(wrong)?;
-    // All of the file, not only those this console was started for.
-    let listed = Config::load(shared.dir()?).proxies.map_err(|error| unkept(&error))?;
-    let same = listed.iter().find(|other| other.fingerprint == proxy.fingerprint);
-    if let Some(name) = known.or_else(|| same.map(|same| same.name.clone())) {
-        proxy.name = name;
-    } else if listed.iter().any(|other| other.name == proxy.name) {
-        let message = format!("there is already another proxy {:?} in the configuration", proxy.name);
-        return Err(
-            ErrorReport::new("NAME_TAKEN", message).with_next("`backhaul proxy remove` takes that one out, then add this one")
-        );
-    }
-    shared.keep(&proxy)?;
-    let entry = ProxyEntry { name: proxy.name.clone(), url: proxy.url.as_str().trim_end_matches('/').to_owned() };
+/// `name_here`: what the proxy is called here already.
+async fn adopt(shared: &Shared, deployer: &str, deployed: &str, name_here: Option<String>) -> Result<(Done, Proxy), ErrorReport> {
+    let client = client(shared, deployer)?;
+    let here = name_here.as_ref().and_then(|name| shared.proxy(name));
+    let proxy = keep::claim(shared.dir()?, (deployer, &client), deployed, here).await?;
+    let proxy = Proxy { name: name_here.unwrap_or(proxy.name), ..proxy };
+    let entry = ProxyEntry { name: proxy.name.clone(), url: proxy.address() };
     Ok((Done::Adopted { entry, fingerprint: proxy.fingerprint.to_string() }, proxy))
 }
 
-fn drop_entry(shared: &Shared, name: &str) -> Result<Done, ErrorReport> {
-    match Config::remove_proxy(shared.dir()?, name) {
-        Ok(()) | Err(ConfigError::NoSuchProxy { .. }) => {
-            shared.leave(name);
-            Ok(Done::Dropped)
-        }
-        Err(error) => Err(unkept(&error)),
+/// Takes out what is this proxy's, not what is called so by now.
+async fn drop_entry(shared: &Shared, name: &str) -> Result<Done, ErrorReport> {
+    if let Some(proxy) = shared.proxy(name) {
+        let dropped = keep::blocking(shared.dir()?, move |dir| Config::drop_proxy(dir, |entry| entry.same(&proxy))).await;
+        dropped.map_err(|error| error.report())?;
+        shared.leave(name);
     }
+    Ok(Done::Dropped)
 }
 
 async fn rotate(shared: &Shared, name: &str) -> Result<Done, ErrorReport> {
-    shared.dir()?;
-    let proxy = shared.proxy(name).ok_or_else(|| no_such(name))?;
-    let made = call::<TokenRotate>(&client(shared, name)?, &TokenRotateParams { overlap_seconds: None }).await?;
-    let token = Token::new(&made.token)
-        .map_err(|why| ErrorReport::new("TOKEN", format!("{name} made a token that cannot be used: {why}")))?;
-    let proxy = Proxy { token, ..proxy };
-    let kept = shared.keep(&proxy);
-    // Also when it could not be written: this console at least can go on with it.
-    shared.connect(proxy);
-    kept.map(|()| Done::TokenKept { former_until: made.former_until }).map_err(|error| {
-        error.with_next("the new token is used until this console ends; correct that and make another before the former one ends")
-    })
+    let alone = shared.changing.lock().await;
+    let made = keep::rotate(shared.dir()?, &known(shared, name)?, None).await;
+    let (proxy, made) = used(shared, name, made)?;
+    drop(alone);
+    Ok(Done::TokenKept { former_until: made.former_until, untold: untold(shared, &proxy).await })
 }
 
 async fn renew(shared: &Shared, name: &str) -> Result<Done, ErrorReport> {
-    shared.dir()?;
-    let proxy = shared.proxy(name).ok_or_else(|| no_such(name))?;
-    let made = call::<CertificateRenew>(&client(shared, name)?, &CertificateRenewParams::default()).await?;
-    let fingerprint = made.fingerprint.parse().map_err(|error: tls::ParseFingerprintError| {
-        ErrorReport::new("FINGERPRINT", format!("{name} told a fingerprint that is none: {error}"))
-    })?;
-    let proxy = Proxy { fingerprint, ..proxy };
-    let kept = shared.keep(&proxy);
-    shared.connect(proxy);
-    let next = format!("it is pinned until this console ends; its fingerprint is {}", made.fingerprint);
-    kept.map(|()| Done::CertificatePinned { fingerprint: made.fingerprint }).map_err(|error| error.with_next(next))
+    let alone = shared.changing.lock().await;
+    let made = keep::renew(shared.dir()?, &known(shared, name)?, &CertificateRenewParams::default()).await;
+    let (proxy, made) = used(shared, name, made)?;
+    drop(alone);
+    Ok(Done::CertificatePinned { fingerprint: made.fingerprint, untold: untold(shared, &proxy).await })
+}
+
+/// Goes on with what was made; also when it could not be written, for as long as this console runs.
+fn used<T>(shared: &Shared, name: &str, made: Result<(Proxy, T), KeepError>) -> Result<(Proxy, T), ErrorReport> {
+    let here = |proxy: &Proxy| Proxy { name: name.to_owned(), ..proxy.clone() };
+    match &made {
+        Ok((proxy, _)) => shared.connect(here(proxy)),
+        Err(KeepError::Unkept { proxy, .. }) => shared.connect(here(proxy)),
+        Err(_) => {}
+    }
+    made.map_err(|error| error.report())
+}
+
+/// Tells whoever deployed a proxy how it is reached now; why that one may not know, in words.
+async fn untold(shared: &Shared, proxy: &Proxy) -> Option<String> {
+    match keep::tell_deployer(proxy, &shared.proxies()).await {
+        Ok(told) => told.rest(&proxy.name),
+        Err(error) => {
+            let report = error.report();
+            let next = report.next.map(|next| format!("; {next}")).unwrap_or_default();
+            Some(format!("{}{next}", report.message))
+        }
+    }
 }
 
 async fn examine(shared: &Shared, name: &str, id: RequestId) -> Result<Done, ErrorReport> {
@@ -202,72 +209,5 @@ async fn read(path: &str, most: u64) -> Result<Vec<u8>, ErrorReport> {
         Ok(Ok(_)) => Err(failed(&format!("it is larger than {}", api::format_bytes(most)))),
         Ok(Err(error)) => Err(failed(&error)),
         Err(error) => Err(failed(&error)),
-    }
-}
-
-/// A name for a file, whatever a proxy calls it.
-fn file_name(told: &str) -> String {
-    let plain: String = told.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')).take(120).collect();
-    let plain = plain.trim_start_matches(['.', '-']);
-    if plain.is_empty() { "backhaul-support.txt".to_owned() } else { plain.to_owned() }
-}
-
-/// Writes a text into a new file where this console was started, or else where temporary files go.
-fn save(told: &str, text: &str) -> Result<PathBuf, ErrorReport> {
-    let name = file_name(told);
-    let places = [std::env::current_dir().ok(), Some(std::env::temp_dir())];
-    let mut last = None;
-    for place in places.into_iter().flatten() {
-        match create(&place, &name, text) {
-            Ok(path) => return Ok(path),
-            Err(error) => last = Some((place, error)),
-        }
-    }
-    let why = last.map_or_else(String::new, |(place, error)| format!(" in {}: {error}", place.display()));
-    Err(ErrorReport::new("FILE", format!("cannot write {name}{why}"))
-        .with_next("start the console in a folder that can be written to"))
-}
-
-fn create(place: &Path, name: &str, text: &str) -> io::Result<PathBuf> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let (stem, ending) = name.rsplit_once('.').unwrap_or((name, "txt"));
-    for n in 1..1000 {
-        let path = place.join(if n == 1 { format!("{stem}.{ending}") } else { format!("{stem}-{n}.{ending}") });
-        match std::fs::File::options().write(true).create_new(true).mode(0o600).open(&path) {
-            Ok(mut file) => {
-                file.write_all(text.as_bytes())?;
-                return Ok(path);
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Err(io::Error::from(io::ErrorKind::AlreadyExists))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_proxy_cannot_choose_the_place_of_a_file() {
-        for (told, expected) in [
-            ("support-a.txt", "support-a.txt"),
-            ("../../.ssh/authorized_keys", "sshauthorized_keys"),
-            ("/etc/passwd", "etcpasswd"),
-            ("..", "backhaul-support.txt"),
-            ("ä b\u{1b}[31m.txt", "b31m.txt"),
-        ] {
-            assert_eq!(file_name(told), expected, "{told}");
-        }
-    }
-
-    #[test]
-    fn no_file_is_written_over() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = create(dir.path(), "a.txt", "one").unwrap();
-        let second = create(dir.path(), "a.txt", "two").unwrap();
-        assert_ne!(first, second);
-        assert_eq!(std::fs::read_to_string(first).unwrap(), "one");
     }
 }

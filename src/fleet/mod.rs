@@ -5,9 +5,12 @@
 //! changes the configuration, is an errand: a task of its own, so that the console never holds a token.
 
 mod backoff;
+pub(crate) mod bundle;
 mod connection;
 mod errand;
+pub(crate) mod files;
 mod follow;
+pub(crate) mod keep;
 pub(crate) mod licenses;
 
 use std::collections::BTreeMap;
@@ -20,8 +23,8 @@ use tokio::task::JoinSet;
 pub use client::{CallError, Client, Lines, pinned_http};
 pub use follow::Follower;
 
-use crate::config::{Config, Proxy};
-use crate::core::{Connection, FleetCommand, FleetEvent, FleetEventKind};
+use crate::config::{ConfigError, Proxy};
+use crate::core::{Connection, FleetCommand, FleetEvent, FleetEventKind, Request};
 use connection::Order;
 
 /// All proxies of a configuration, each with a task of its own. Dropping it ends them.
@@ -35,6 +38,8 @@ struct Shared {
     events: UnboundedSender<FleetEvent>,
     /// The folder of the configuration; none: nothing is kept.
     dir: Option<PathBuf>,
+    /// Held while a token or certificate changes, from the question to the connection that uses the answer.
+    changing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -54,7 +59,12 @@ impl Fleet {
     /// `dir`; without one they are refused.
     pub fn start(proxies: &[Proxy], dir: Option<&Path>) -> (Self, UnboundedReceiver<FleetEvent>) {
         let (events, received) = unbounded_channel();
-        let shared = Arc::new(Shared { members: Mutex::default(), events, dir: dir.map(Path::to_owned) });
+        let shared = Arc::new(Shared {
+            members: Mutex::default(),
+            events,
+            dir: dir.map(Path::to_owned),
+            changing: tokio::sync::Mutex::default(),
+        });
         for proxy in proxies {
             shared.connect(proxy.clone());
         }
@@ -72,15 +82,23 @@ impl Fleet {
         let mut members = self.shared.members();
         // Ended tasks are let go of.
         while members.tasks.try_join_next().is_some() {}
-        if let FleetCommand::Errand { id, errand, .. } = command {
-            members.tasks.spawn(errand::perform(Arc::clone(&self.shared), proxy, id, errand));
-            return;
-        }
+        let command = match command {
+            FleetCommand::Errand { id, errand, .. } => {
+                members.tasks.spawn(errand::perform(Arc::clone(&self.shared), proxy, id, errand));
+                return;
+            }
+            // The only call that all of the fleet has a say in.
+            FleetCommand::Call { id, request: Request::DeployStart(spec), .. } => {
+                members.tasks.spawn(errand::deploy(Arc::clone(&self.shared), proxy, id, spec));
+                return;
+            }
+            command => command,
+        };
         let unsent = match members.proxies.get(&proxy).and_then(|member| member.orders.as_ref()) {
             Some(orders) => orders.send(Order::Do(command)).err().map(|unsent| unsent.0),
             None => Some(Order::Do(command)),
         };
-        let error = || api::ErrorReport::new("NO_SUCH_PROXY", format!("there is no proxy {proxy:?} in the configuration"));
+        let error = || ConfigError::NoSuchProxy { name: proxy.clone() }.report();
         let kind = match unsent {
             Some(Order::Do(FleetCommand::Call { id, .. })) => FleetEventKind::Reply { id, result: Err(error()) },
             Some(Order::Do(FleetCommand::WatchRun { run, .. })) => FleetEventKind::RunWatchEnded { run, error: Some(error()) },
@@ -146,19 +164,10 @@ impl Shared {
         self.members().proxies.values().map(|member| member.proxy.clone()).collect()
     }
 
-    /// Writes how a proxy is reached into the configuration.
-    fn keep(&self, proxy: &Proxy) -> Result<(), api::ErrorReport> {
-        Config::put_proxy(self.dir()?, proxy.clone()).map_err(|error| unkept(&error))
-    }
-
     fn dir(&self) -> Result<&Path, api::ErrorReport> {
         let error = || api::ErrorReport::new("NO_CONFIGURATION", "this console has no configuration to keep that in");
         self.dir.as_deref().ok_or_else(error)
     }
-}
-
-fn unkept(error: &crate::config::ConfigError) -> api::ErrorReport {
-    api::ErrorReport::new("CONFIG", error.to_string())
 }
 
 impl crate::tui::Performer for Fleet {

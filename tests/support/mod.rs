@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub mod lab;
+pub mod processes;
+pub mod relay;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -92,6 +94,30 @@ impl FakeProxy {
     }
 }
 
+/// A deployed proxy, as its deployer lists it.
+pub fn deployed(id: &str, name: &str, url: &str, fingerprint: &str) -> Value {
+    let mut answers = api::deploy::Answers::default();
+    for (field, value) in [("name", name), ("pool", "p-1"), ("image", "/srv/appliance.xva")] {
+        assert!(answers.set(field, value));
+    }
+    let deployed = api::Deployed {
+        id: id.into(),
+        name: name.into(),
+        pool: "p-1".into(),
+        pool_name: "paris".into(),
+        vm: Some(format!("vm-{name}")),
+        url: Some(url.into()),
+        fingerprint: Some(fingerprint.into()),
+        state: api::DeployedState::Ready,
+        spec: api::DeploySpec::from_answers(&answers).unwrap(),
+        license: None,
+        run: "run-1".into(),
+        ready_at: Some(0),
+        copied_at: None,
+    };
+    serde_json::to_value(deployed).unwrap()
+}
+
 async fn answer(
     request: Request<Incoming>,
     handler: Arc<Handler>,
@@ -106,7 +132,8 @@ async fn answer(
     if request.uri().path() == "/healthz" {
         return Ok(response);
     }
-    if cookie != format!("authenticationToken={TOKEN}") {
+    // What begins with the token is one of its successors.
+    if !cookie.starts_with(&format!("authenticationToken={TOKEN}")) {
         *response.status_mut() = StatusCode::UNAUTHORIZED;
         return Ok(response);
     }

@@ -386,13 +386,16 @@ pub struct DestroyParams {
     pub name: String,
 }
 
+/// The code of [`refusal`].
+pub const REFUSED: &str = "DEPLOY_REFUSED";
+
 /// Why a deployment is refused before it starts: all faults at once.
 pub fn refusal(faults: &[FieldFault]) -> ErrorReport {
     let words: Vec<String> = faults
         .iter()
         .map(|fault| if fault.field.is_empty() { fault.message.clone() } else { format!("{}: {}", fault.field, fault.message) })
         .collect();
-    ErrorReport::new("DEPLOY_REFUSED", words.join("; ")).with_next("nothing was touched; correct it and try again")
+    ErrorReport::new(REFUSED, words.join("; ")).with_next("nothing was touched; correct it and try again")
 }
 
 #[cfg(test)]

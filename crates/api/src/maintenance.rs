@@ -156,6 +156,9 @@ pub struct UpgradeState {
     pub to: String,
     /// When the phase began.
     pub since: i64,
+    /// The run that tells of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
     /// Why it was rolled back, or given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorReport>,

@@ -69,7 +69,7 @@ impl CallError {
             Self::Certificate { seen, .. } => {
                 let seen = seen.map_or("another one".to_owned(), |seen| seen.to_string());
                 report("PROXY_CERTIFICATE_CHANGED").with_next(format!(
-                    "it shows {seen}; if it was renewed on purpose, `proxy remove` and `proxy add` pin the new one, else somebody stands between"
+                    "it shows {seen}; if it was renewed on purpose, `backhaul proxy trust` pins the new one, else somebody stands between"
                 ))
             }
             Self::Authentication { .. } => {

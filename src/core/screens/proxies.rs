@@ -416,7 +416,7 @@ mod tests {
 
     #[test]
     fn an_upgrade_is_told_once_when_it_ends() {
-        let upgrade = |phase| UpgradeState { phase, from: "1".into(), to: "2".into(), since: 50, error: None };
+        let upgrade = |phase| UpgradeState { phase, from: "1".into(), to: "2".into(), since: 50, run: None, error: None };
         let status = |phase| ProxyStatus { upgrade: Some(Box::new(upgrade(phase))), ..ProxyStatus::default() };
         let mut proxy = Proxy { status: Some(status(UpgradePhase::Swapping)), ..Proxy::default() };
         let done = status(UpgradePhase::RolledBack);

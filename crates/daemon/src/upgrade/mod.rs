@@ -90,6 +90,7 @@ impl Upgrades {
             from: pending.from,
             to: pending.to,
             since: jiff::Timestamp::now().as_millisecond(),
+            run: Some(pending.run),
             error: None,
         });
         Ok(Arc::new(Self {
@@ -181,7 +182,7 @@ impl Upgrades {
             let ended = if phase == UpgradePhase::Done { RunOutcome::Success } else { RunOutcome::Failure };
             end_run(journal, &run, ended, error.clone()).await?;
         }
-        let state = UpgradeState { phase, from, to, since: at, error };
+        let state = UpgradeState { phase, from, to, since: at, run: Some(run), error };
         self.remember(store, &state).await;
         tracing::info!(from = state.from, to = state.to, ?phase, "an upgrade is over");
         self.programs.forget_outcome()?;

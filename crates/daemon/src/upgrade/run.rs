@@ -79,7 +79,8 @@ pub(super) async fn start(claim: Claim, daemon: &Arc<Daemon>, opened: Opened, wa
             return Err(fault);
         }
     };
-    let state = UpgradeState { phase: UpgradePhase::Draining, from, to, since: daemon.now(), error: None };
+    let state =
+        UpgradeState { phase: UpgradePhase::Draining, from, to, since: daemon.now(), run: Some(run.clone()), error: None };
     upgrades.set_state(state.clone());
     daemon.runs.drain(true);
     daemon.news.moved();
@@ -179,7 +180,8 @@ impl Upgrading {
         self.upgrades().programs.set_pending(&self.pending)?;
         let (from, to) = (self.pending.from.clone(), self.pending.to.clone());
         tracing::info!(from, to, "drained; ending, so that the launcher swaps programs");
-        let state = UpgradeState { phase: UpgradePhase::Swapping, from, to, since: daemon.now(), error: None };
+        let run = Some(self.run.clone());
+        let state = UpgradeState { phase: UpgradePhase::Swapping, from, to, since: daemon.now(), run, error: None };
         self.upgrades().set_state(state);
         daemon.news.moved();
         self.upgrades().swap.cancel();
@@ -200,7 +202,8 @@ impl Upgrading {
             Err(error) => tracing::error!(run = self.run, error = fault::chain(&error), "cannot end the run of an upgrade"),
         }
         let Pending { from, to, .. } = self.pending.clone();
-        let state = UpgradeState { phase: UpgradePhase::Failed, from, to, since: daemon.now(), error: Some(report) };
+        let run = Some(self.run.clone());
+        let state = UpgradeState { phase: UpgradePhase::Failed, from, to, since: daemon.now(), run, error: Some(report) };
         self.upgrades().remember(&daemon.store, &state).await;
         daemon.runs.drain(self.was_draining);
         self.upgrades().set_state(state);
