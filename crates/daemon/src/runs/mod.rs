@@ -360,7 +360,7 @@ impl Runs {
     }
 
     /// Writes down what a run has made of a deployed proxy. What cannot be written now is at the next start.
-    pub(super) async fn settle_deployment(&self, run: &str, cleaned: bool) {
+    async fn settle_deployment(&self, run: &str, cleaned: bool) {
         if let Err(fault) = crate::deploy::settle::settle(&self.store, &self.journal, &self.news, run, cleaned).await {
             tracing::error!(run, error = %fault.report(), "cannot note what became of a deployed proxy; the next start will");
         }
