@@ -323,6 +323,16 @@ pub enum Intent {
         /// The VM it replaces, from before that is switched off.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         replaces: Option<String>,
+        /// Whether the proxy on that VM answered: then it has to again before this counts as undone.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        answered: bool,
+    },
+    /// A proxy that holds its runs back because it is to be destroyed. Undone, it takes runs again.
+    DrainedProxy {
+        /// Pool id.
+        pool: String,
+        /// Its VM.
+        uuid: String,
     },
     /// The VM of a proxy that is to go, because another has taken its place or a person said so. Finished, never undone.
     ObsoleteVm {
@@ -343,6 +353,9 @@ pub enum Intent {
         vcpus: u32,
         /// Memory before, bytes.
         memory: u64,
+        /// Whether its proxy answered before: then it has to again before this counts as undone.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        answered: bool,
     },
     /// A XAPI task of ours.
     XapiTask {

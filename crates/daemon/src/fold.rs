@@ -10,7 +10,7 @@ use engine::plan::OpenIntent;
 pub struct Folded {
     detail: RunDetail,
     intents: BTreeMap<u32, Intent>,
-    announced: usize,
+    condemned: bool,
 }
 
 impl Folded {
@@ -29,7 +29,7 @@ impl Folded {
             summary: None,
             cursor: 0,
         };
-        Self { detail: RunDetail { run, tasks: Vec::new(), log: Vec::new() }, intents: BTreeMap::new(), announced: 0 }
+        Self { detail: RunDetail { run, tasks: Vec::new(), log: Vec::new() }, intents: BTreeMap::new(), condemned: false }
     }
 
     /// Takes the next event. One that is already in is left alone, so that a reader may hand over too many.
@@ -69,7 +69,7 @@ impl Folded {
                 self.detail.log.push(LogLine { at: event.at, task: *task, level: *level, message: message.clone() });
             }
             EventKind::Intent { intent, what } => {
-                self.announced += 1;
+                self.condemned |= matches!(what, Intent::ObsoleteVm { .. });
                 self.intents.insert(*intent, what.clone());
             }
             EventKind::Settled { intent } => {
@@ -115,9 +115,9 @@ impl Folded {
         self.intents.iter().map(|(intent, what)| OpenIntent { intent: *intent, what: what.clone() }).collect()
     }
 
-    /// How many intents were announced so far, settled or not.
-    pub fn intents_announced(&self) -> usize {
-        self.announced
+    /// Whether it was announced that a VM is to go, settled or not.
+    pub fn condemned(&self) -> bool {
+        self.condemned
     }
 
     /// Tasks that have not ended, children before their parents.

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use api::*;
 use common::{Client, start};
+use daemon::store::NewRun;
 use serde_json::{Value, json};
 use tls::SelfSigned;
 
@@ -209,6 +210,31 @@ async fn a_state_makes_a_new_proxy_the_former_one_and_twice_is_as_once() {
     for secret in ["hunter2", rotated.as_str()] {
         assert_eq!(holding(&new_dir, secret), Vec::<std::path::PathBuf>::new());
     }
+}
+
+#[tokio::test]
+async fn a_state_is_not_given_away_while_something_is_left_to_clean_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (running, client) = start(dir.path()).await;
+    with_something(&client, dir.path()).await;
+    let remote = client.call::<RemoteList>(NoParams {}).await.remove(0);
+    let run = NewRun { id: "abcdefg1".into(), kind: RunKind::Backup, job: None, label: "nightly".into(), recovers: None };
+    let journal = &running.daemon.journal;
+    journal.create(run).await.unwrap();
+    let what = Intent::RestorePoint { remote: remote.id, vm: "v".into() };
+    journal.append("abcdefg1", EventKind::Intent { intent: 1, what }).await.unwrap();
+    let ended = EventKind::RunEnded { outcome: Outcome::Failure, error: None, summary: RunSummary::default() };
+    journal.append("abcdefg1", ended).await.unwrap();
+
+    // A copy for a bad day is always to be had.
+    client.call::<StateExport>(NoParams {}).await;
+    client.call::<ProxyDrain>(DrainParams { on: true }).await;
+    let refused = client.try_call::<StateExport>(NoParams {}).await.unwrap_err();
+    assert_eq!(refused.data["code"], "PROXY_HAS_LEFTOVERS", "{refused}");
+    assert!(refused.message.contains("run abcdefg1 (nightly) left something on remote nas"), "{refused}");
+    running.daemon.store.note_cleaned("abcdefg1").await.unwrap();
+    client.call::<StateExport>(NoParams {}).await;
+    running.stop().await;
 }
 
 fn changed(state: &ProxyState, key: &str, value: &str) -> Value {

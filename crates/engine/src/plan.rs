@@ -250,9 +250,13 @@ pub struct RecoverPlan {
     /// Its intents without a `Settled`, oldest first. The same number may stand several times: a later intent with
     /// the same number knows more (the uuid of a snapshot) and replaces the earlier.
     pub intents: Vec<OpenIntent>,
-    /// How to reach the deployed proxies on the VMs that the intents name: they may have to be told to take runs again.
+    /// How to reach the deployed proxies on the VMs that the intents name, and the one that the run was about: they may have
+    /// to be told to take runs again.
     #[serde(default)]
     pub proxies: Vec<ProxyAccess>,
+    /// Time limits of what is waited for.
+    #[serde(default)]
+    pub times: DeployTimes,
 }
 
 /// An intent that was not settled.
@@ -432,6 +436,9 @@ pub struct DestroyPlan {
     pub pool: String,
     /// XAPI uuid of its VM; it may be gone.
     pub vm: String,
+    /// How to reach it, so that what it is at work on comes to an end before its VM does; none: not known.
+    #[serde(default)]
+    pub access: Option<ProxyAccess>,
     /// Time limits of the steps.
     #[serde(default)]
     pub times: DeployTimes,

@@ -52,6 +52,7 @@ fn describe(context: &Context, what: &Intent) -> (String, Option<String>) {
             (format!("unfinished restore point of VM {vm} on {}", context.remote_name(remote)), Some(vm.clone()))
         }
         Intent::DeployedVm { uuid, .. } => ("unfinished proxy".into(), uuid.clone()),
+        Intent::DrainedProxy { uuid, .. } => (format!("proxy on VM {uuid} that holds its runs back"), Some(uuid.clone())),
         Intent::ObsoleteVm { uuid, .. } => (format!("obsolete VM {uuid}"), Some(uuid.clone())),
         Intent::ReconfiguredVm { uuid, .. } => (format!("changed settings of VM {uuid}"), Some(uuid.clone())),
         Intent::XapiTask { task, .. } => ("task on the pool".into(), Some(task.clone())),
@@ -80,7 +81,7 @@ async fn settle(context: &Arc<Context>, plan: &RecoverPlan, what: &Intent, task:
             remote.release(lock, task).await;
             cleaned
         }
-        Intent::DeployedVm { .. } | Intent::ObsoleteVm { .. } | Intent::ReconfiguredVm { .. } => {
+        Intent::DeployedVm { .. } | Intent::DrainedProxy { .. } | Intent::ObsoleteVm { .. } | Intent::ReconfiguredVm { .. } => {
             deploy::settle(context, plan, what, task).await
         }
         Intent::XapiTask { pool, task: reference } => {

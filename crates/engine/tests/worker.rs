@@ -30,7 +30,7 @@ fn plan(work: Work) -> Plan {
 
 /// Nothing to recover: a run of two durable events.
 fn empty_plan() -> Plan {
-    plan(Work::Recover(RecoverPlan { run: "run-0".into(), intents: Vec::new(), proxies: Vec::new() }))
+    plan(Work::Recover(RecoverPlan { run: "run-0".into(), intents: Vec::new(), proxies: Vec::new(), times: Default::default() }))
 }
 
 /// Reads and acknowledges until the worker has gone.

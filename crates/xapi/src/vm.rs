@@ -157,8 +157,11 @@ impl Client {
         Ok(())
     }
 
-    /// The disks of a VM that no other VM uses, except control domains.
-    async fn disks_to_destroy(&self, vm: &Ref) -> Result<Vec<Ref>> {
+    /// The disks of a VM that go with it when it is destroyed: those that no other VM uses, except control domains.
+    ///
+    /// # Errors
+    /// The pool does not answer, or the VM is gone.
+    pub async fn disks_to_destroy(&self, vm: &Ref) -> Result<Vec<Ref>> {
         let mut disks = Vec::new();
         for vbd in self.vbds(vm).await? {
             if vbd.r#type != "Disk" || vbd.vdi.is_null() || disks.contains(&vbd.vdi) {

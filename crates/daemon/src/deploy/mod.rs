@@ -210,6 +210,7 @@ impl Deployments {
             name: record.name.clone(),
             pool: record.pool.clone(),
             vm,
+            access: record.access(),
             times: Default::default(),
         };
         self.begin(record, Request::Destroy(plan)).await

@@ -2,7 +2,7 @@
 
 use api::deploy::minimum;
 use api::{DeploySpec, DeployedState, FieldFault, Login, StepInfo};
-use engine::plan::{DeployPlan, DeployTimes, ImagePlan, LoginPlan, ReplacePlan, Secret};
+use engine::plan::{DeployPlan, DeployTimes, ImagePlan, LoginPlan, ProxyAccess, ReplacePlan, Secret};
 
 use super::Deployments;
 use super::review::Choice;
@@ -84,6 +84,19 @@ impl Deployments {
             _ => false,
         });
         Ok(faults.collect())
+    }
+}
+
+impl DeploymentRecord {
+    /// How its proxy is reached, once it has been ready.
+    pub(crate) fn access(&self) -> Option<ProxyAccess> {
+        Some(ProxyAccess {
+            vm: self.vm.clone()?,
+            name: self.name.clone(),
+            url: self.url.clone()?,
+            token: self.secrets.token.clone(),
+            fingerprint: self.fingerprint.clone()?,
+        })
     }
 }
 

@@ -1,27 +1,14 @@
 //! What becomes of a deployed proxy when its run has ended: read from the run's journal, so that it comes out the same at
 //! the end of the run, after its clean-up, and at the next start of the daemon.
 
-use api::{DeployedState, Intent, RunKind, TaskResult, Topic};
-use engine::plan::OpenIntent;
+use api::{DeployedState, Topic};
+use engine::{Told, Verdict};
 
 use crate::fault::Fault;
 use crate::fold::Folded;
 use crate::journal::Journal;
 use crate::news::News;
 use crate::store::{DeploymentRecord, Store};
-
-/// What a run came to.
-#[derive(Debug, Clone, PartialEq)]
-enum Verdict {
-    /// The proxy is there, as the result says.
-    Ready(TaskResult),
-    /// Nothing came of it; what was before is what is.
-    Undone,
-    /// The proxy is gone.
-    Gone,
-    /// Not known before what the run left is cleaned up.
-    Open,
-}
 
 /// Writes down what a run has made of the proxy it worked on. `cleaned`: a clean-up has dealt with what it left.
 pub(crate) async fn settle(store: &Store, journal: &Journal, news: &News, run: &str, cleaned: bool) -> Result<(), Fault> {
@@ -61,34 +48,9 @@ pub(crate) async fn settle_all(store: &Store, journal: &Journal, news: &News) ->
 }
 
 fn verdict(folded: &Folded, cleaned: bool) -> Verdict {
-    let open = folded.open_intents();
-    let obsolete = |open: &OpenIntent| matches!(open.what, Intent::ObsoleteVm { .. });
-    let committed = open.iter().all(obsolete);
+    let (run, open) = (folded.run(), folded.open_intents());
     let result = folded.detail().tasks.iter().rev().map(|task| &task.result).find(|result| result.fingerprint.is_some());
-    match folded.run().kind {
-        RunKind::Destroy => match (open.is_empty(), cleaned) {
-            // Once it was announced, it is finished, by the run or by its clean-up.
-            _ if !announced(folded) => Verdict::Undone,
-            (true, _) | (false, true) => Verdict::Gone,
-            (false, false) => Verdict::Open,
-        },
-        // The result is in the journal before the commit.
-        _ => match result {
-            Some(result) if committed && !cleaned_away(folded, cleaned) => Verdict::Ready(result.clone()),
-            _ if open.is_empty() || cleaned => Verdict::Undone,
-            _ => Verdict::Open,
-        },
-    }
-}
-
-/// Whether a destruction was announced at all.
-fn announced(folded: &Folded) -> bool {
-    folded.intents_announced() > 0
-}
-
-/// Whether a clean-up has undone the work: it undoes all but what is obsolete.
-fn cleaned_away(folded: &Folded, cleaned: bool) -> bool {
-    cleaned && folded.open_intents().iter().any(|open| !matches!(open.what, Intent::ObsoleteVm { .. }))
+    Told { kind: run.kind, result, open: &open, condemned: folded.condemned() }.verdict(cleaned)
 }
 
 async fn apply(store: &Store, mut record: DeploymentRecord, verdict: Verdict, at: Option<i64>) -> Result<(), Fault> {
@@ -122,30 +84,9 @@ async fn remove(store: &Store, record: &DeploymentRecord) -> Result<(), Fault> {
 
 #[cfg(test)]
 mod tests {
-    use api::{Event, EventKind, Outcome, RunSummary, TaskKind};
+    use api::{Event, EventKind, Intent, Outcome, RunKind, RunSummary, TaskKind, TaskResult};
 
     use super::*;
-
-    fn vm(uuid: &str) -> Intent {
-        Intent::DeployedVm { pool: "p".into(), uuid: Some(uuid.into()), replaces: None }
-    }
-
-    fn old() -> Intent {
-        Intent::ObsoleteVm { pool: "p".into(), uuid: "old".into() }
-    }
-
-    fn result() -> TaskResult {
-        TaskResult {
-            vm: Some("new".into()),
-            url: Some("https://a".into()),
-            fingerprint: Some("F".into()),
-            ..TaskResult::default()
-        }
-    }
-
-    fn registered() -> EventKind {
-        EventKind::TaskEnded { task: 1, outcome: Outcome::Success, error: None, result: result() }
-    }
 
     fn judge(kind: RunKind, middle: Vec<EventKind>, cleaned: bool) -> Verdict {
         let started = EventKind::TaskStarted { task: 1, parent: None, kind: TaskKind::Step, label: String::new(), object: None };
@@ -160,35 +101,23 @@ mod tests {
     }
 
     #[test]
-    fn a_deployment_counts_from_its_commit_on() {
-        let intent = || EventKind::Intent { intent: 1, what: vm("new") };
+    fn a_journal_tells_what_was_registered_what_is_open_and_what_was_to_go() {
+        let result = TaskResult { vm: Some("new".into()), fingerprint: Some("F".into()), ..TaskResult::default() };
+        let registered = || EventKind::TaskEnded { task: 1, outcome: Outcome::Success, error: None, result: result.clone() };
+        let new = Intent::DeployedVm { pool: "p".into(), uuid: Some("new".into()), replaces: None, answered: false };
+        let held = Intent::DrainedProxy { pool: "p".into(), uuid: "old".into() };
+        let old = Intent::ObsoleteVm { pool: "p".into(), uuid: "old".into() };
+        let intent = |what: &Intent| EventKind::Intent { intent: 1, what: what.clone() };
         let settled = || EventKind::Settled { intent: 1 };
-        assert_eq!(judge(RunKind::Deploy, vec![], false), Verdict::Undone);
-        assert_eq!(judge(RunKind::Deploy, vec![intent()], false), Verdict::Open);
-        assert_eq!(judge(RunKind::Deploy, vec![intent()], true), Verdict::Undone);
-        assert_eq!(judge(RunKind::Deploy, vec![intent(), registered()], false), Verdict::Open);
-        assert_eq!(judge(RunKind::Deploy, vec![intent(), registered()], true), Verdict::Undone);
-        assert_eq!(judge(RunKind::Deploy, vec![intent(), settled()], false), Verdict::Undone);
-        assert_eq!(judge(RunKind::Deploy, vec![intent(), registered(), settled()], false), Verdict::Ready(result()));
-    }
-
-    #[test]
-    fn a_replacement_counts_once_the_old_one_is_obsolete() {
-        let intent = || EventKind::Intent { intent: 1, what: vm("new") };
-        let obsolete = || EventKind::Intent { intent: 1, what: old() };
-        assert_eq!(judge(RunKind::Redeploy, vec![intent(), registered()], true), Verdict::Undone);
-        for cleaned in [false, true] {
-            let events = vec![intent(), registered(), obsolete()];
-            assert_eq!(judge(RunKind::Redeploy, events, cleaned), Verdict::Ready(result()));
-        }
-    }
-
-    #[test]
-    fn a_destruction_that_was_announced_is_finished() {
-        let obsolete = || EventKind::Intent { intent: 1, what: old() };
-        assert_eq!(judge(RunKind::Destroy, vec![], false), Verdict::Undone);
-        assert_eq!(judge(RunKind::Destroy, vec![obsolete()], false), Verdict::Open);
-        assert_eq!(judge(RunKind::Destroy, vec![obsolete()], true), Verdict::Gone);
-        assert_eq!(judge(RunKind::Destroy, vec![obsolete(), EventKind::Settled { intent: 1 }], false), Verdict::Gone);
+        let deployed = |events| judge(RunKind::Redeploy, events, false);
+        assert_eq!(deployed(vec![intent(&new), registered()]), Verdict::Open);
+        assert_eq!(deployed(vec![intent(&new), settled()]), Verdict::Undone);
+        // A later intent of the same number takes the place of the earlier.
+        assert_eq!(deployed(vec![intent(&new), registered(), intent(&old)]), Verdict::Ready(result.clone()));
+        assert_eq!(deployed(vec![intent(&new), registered(), settled()]), Verdict::Ready(result.clone()));
+        let destroyed = |events, cleaned| judge(RunKind::Destroy, events, cleaned);
+        assert_eq!(destroyed(vec![intent(&held), settled()], false), Verdict::Undone);
+        assert_eq!(destroyed(vec![intent(&held), intent(&old), settled()], false), Verdict::Gone);
+        assert_eq!(destroyed(vec![intent(&held), intent(&old)], true), Verdict::Gone);
     }
 }

@@ -44,9 +44,19 @@ pub struct Content {
 
 /// All that makes this proxy itself.
 ///
+/// While new runs are held back it is taken to be given to the next, and then nothing may be left to clean up: the journals that
+/// know of it do not go with the state.
+///
 /// # Errors
-/// The state cannot be read.
+/// The state cannot be read; or runs have left something, and new ones are held back.
 pub async fn export(daemon: &Daemon) -> Result<ProxyState, Fault> {
+    let left = if daemon.runs.is_draining() { daemon.runs.leftovers().await? } else { Vec::new() };
+    if !left.is_empty() {
+        let message = format!("what is still to be cleaned up would be forgotten: {}", left.join("; "));
+        let next = "let it be cleaned up, for which the pools and remotes named have to answer; or clean up by hand and switch this \
+                    proxy off: then its state as last copied is taken";
+        return Err(Fault::Failed(ErrorReport::new("PROXY_HAS_LEFTOVERS", message).with_next(next)));
+    }
     let settings = daemon.settings.get();
     let content = Content {
         name: settings.name,

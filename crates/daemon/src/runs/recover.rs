@@ -1,7 +1,7 @@
 //! After an interruption: runs without an end get one, and what they left behind is cleaned as soon as the pools it
 //! concerns answer.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -125,6 +125,32 @@ impl Runs {
     /// As [`Runs::let_go_of_pool`].
     pub async fn let_go_of_remote(&self, id: &str, name: &str) -> Result<(), Fault> {
         self.let_go("remote.remove", &format!("remote {name}"), |intent| remote_of(intent) == Some(id)).await
+    }
+
+    /// What ended runs have left and nobody has cleaned up yet, a sentence each: the run, and what has to answer for it.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    pub async fn leftovers(&self) -> Result<Vec<String>, Fault> {
+        let mut left = Vec::new();
+        for run in self.store.runs_with_leftovers().await? {
+            let open = self.journal.read(&run.id).await?.open_intents();
+            let mut places = BTreeSet::new();
+            for open in &open {
+                if let Some(pool) = pool_of(&open.what) {
+                    places.insert(format!("pool {}", self.pools.find(pool).map_or_else(|_| pool.to_owned(), |(_, name)| name)));
+                }
+                if let Some(remote) = remote_of(&open.what) {
+                    let name = self.remotes.find(remote).await.map_or_else(|_| remote.to_owned(), |remote| remote.name);
+                    places.insert(format!("remote {name}"));
+                }
+            }
+            if !places.is_empty() {
+                let places: Vec<_> = places.into_iter().collect();
+                left.push(format!("run {} ({}) left something on {}", run.id, run.label, places.join(" and ")));
+            }
+        }
+        Ok(left)
     }
 
     async fn let_go(&self, operation: &'static str, what: &str, concerns: impl Fn(&Intent) -> bool) -> Result<(), Fault> {

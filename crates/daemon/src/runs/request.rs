@@ -10,6 +10,7 @@ use engine::plan::{
 
 use super::Runs;
 use crate::fault::Fault;
+use crate::store::DeploymentRecord;
 
 /// What a run is asked to do.
 #[derive(Debug, Clone)]
@@ -137,7 +138,7 @@ fn vm_of(intent: &Intent) -> Option<&str> {
     match intent {
         Intent::Snapshot { vm, .. } | Intent::BlockedOperations { vm, .. } | Intent::RestorePoint { vm, .. } => Some(vm),
         Intent::DeployedVm { uuid, .. } => uuid.as_deref(),
-        Intent::ObsoleteVm { uuid, .. } | Intent::ReconfiguredVm { uuid, .. } => Some(uuid),
+        Intent::DrainedProxy { uuid, .. } | Intent::ObsoleteVm { uuid, .. } | Intent::ReconfiguredVm { uuid, .. } => Some(uuid),
         Intent::RestoredVm { .. } | Intent::XapiTask { .. } => None,
     }
 }
@@ -148,6 +149,7 @@ pub(super) fn pool_of(intent: &Intent) -> Option<&str> {
         | Intent::BlockedOperations { pool, .. }
         | Intent::RestoredVm { pool, .. }
         | Intent::DeployedVm { pool, .. }
+        | Intent::DrainedProxy { pool, .. }
         | Intent::ObsoleteVm { pool, .. }
         | Intent::ReconfiguredVm { pool, .. }
         | Intent::XapiTask { pool, .. } => Some(pool),
@@ -163,21 +165,20 @@ pub(super) fn remote_of(intent: &Intent) -> Option<&str> {
 }
 
 impl Runs {
-    /// How to reach the deployed proxies on the VMs that intents name.
-    async fn deployed_on(&self, intents: &[OpenIntent]) -> Result<Vec<ProxyAccess>, Fault> {
+    /// How to reach the deployed proxies on the VMs that a run's intents name, and the one that the run was about.
+    async fn deployed_on(&self, run: &str, intents: &[OpenIntent]) -> Result<Vec<ProxyAccess>, Fault> {
         let named = |vm: &str| {
             intents.iter().any(|open| match &open.what {
                 Intent::DeployedVm { replaces, .. } => replaces.as_deref() == Some(vm),
-                Intent::ReconfiguredVm { uuid, .. } => uuid == vm,
+                Intent::DrainedProxy { uuid, .. } | Intent::ReconfiguredVm { uuid, .. } => uuid == vm,
                 _ => false,
             })
         };
-        let deployed = self.store.deployments().await?.into_iter().filter_map(|record| {
-            let vm = record.vm.filter(|vm| named(vm))?;
-            let (url, fingerprint) = (record.url?, record.fingerprint?);
-            Some(ProxyAccess { vm, name: record.name, url, token: record.secrets.token, fingerprint })
-        });
-        Ok(deployed.collect())
+        // The row says where the proxy is since the run, which may have ended before anybody wrote that down.
+        self.settle_deployment(run, false).await;
+        let concerns = |record: &DeploymentRecord| record.run.as_deref() == Some(run) || record.vm.as_deref().is_some_and(named);
+        let deployed = self.store.deployments().await?;
+        Ok(deployed.iter().filter(|record| concerns(record)).filter_map(DeploymentRecord::access).collect())
     }
 
     /// Makes the plan: looks up where the VMs are and how to reach pools and remotes.
@@ -243,8 +244,8 @@ impl Runs {
                         remotes.insert(id.to_owned());
                     }
                 }
-                let proxies = self.deployed_on(intents).await?;
-                Work::Recover(RecoverPlan { run: run.clone(), intents: intents.clone(), proxies })
+                let proxies = self.deployed_on(run, intents).await?;
+                Work::Recover(RecoverPlan { run: run.clone(), intents: intents.clone(), proxies, times: Default::default() })
             }
         };
         let pools = pools.iter().map(|id| self.pools.access(id)).collect::<Result<Vec<_>, _>>()?;

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use xapi::{Host, HostMetrics, Network, Pbd, Record, Ref, Sr, Vm, VmGuestMetrics};
 
-use super::guest;
+use super::{guest, machine};
 use crate::error::Error;
 use crate::plan::DeployPlan;
 use crate::pool::Pool;
@@ -82,6 +82,21 @@ async fn memory(pool: &Pool, wanted: u64, hosts: &BTreeSet<Ref>, old: Option<&Re
     Err(refused("NO_MEMORY", message, "shut a VM down, or give the proxy less"))
 }
 
+/// Refuses to replace a VM with more disks than the system's: a replacement has a new one of its own, and with the former VM
+/// all go. What somebody attached may be a repository.
+pub(crate) async fn only_system_disk(pool: &Pool, vm: &Record<Vm>) -> Result<(), Error> {
+    let disks = pool.client.disks(&vm.reference).await.map_err(pool.failed(format!("read the disks of VM {}", vm.name_label)))?;
+    let others = disks.get(1..).unwrap_or_default();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let others: Vec<_> = others.iter().map(|(_, disk)| machine::disk_words(disk)).collect();
+    let message =
+        format!("VM {} has more disks than its system's, which would be destroyed with it: {}", vm.name_label, others.join(", "));
+    let next = "detach them from the VM, then start this again; the new VM can be given them once it works";
+    Err(refused("PROXY_HAS_DISKS", message, next))
+}
+
 /// Whether more memory than before fits where a VM runs, or anywhere.
 pub(crate) async fn more_memory(pool: &Pool, wanted: u64, vm: &Record<Vm>) -> Result<(), Error> {
     if wanted <= vm.memory_static_max {
@@ -115,18 +130,13 @@ pub(crate) async fn address(
         }
     }
     // Who answers is the proxy itself, whether its guest's agent says so or not.
-    if own.is_some_and(|own| own.power_state == "Running") && present.and_then(host) == Some(address) {
+    if own.is_some_and(|own| own.power_state == "Running") && present.and_then(guest::host) == Some(address) {
         return Ok(());
     }
     match knock(address, port).await {
         Some(sign) => Err(in_use(address, &sign)),
         None => Ok(()),
     }
-}
-
-/// The address in a URL, if it is one.
-fn host(url: &str) -> Option<IpAddr> {
-    url::Url::parse(url).ok()?.host_str()?.trim_matches(['[', ']']).parse().ok()
 }
 
 fn in_use(address: IpAddr, sign: &str) -> Error {

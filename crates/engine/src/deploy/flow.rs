@@ -13,8 +13,8 @@ use xapi::{Record, Ref, Vm};
 use super::check::{self, Ground};
 use super::image::Image;
 use super::machine::{self, DEPLOY, OBSOLETE, PROXY, Shape};
-use super::proxy::Proxy;
-use super::settle::{self, Undo};
+use super::proxy::{Ending, Proxy};
+use super::settle::{self, Undo, Waking};
 use super::steps::{
     ADDRESS, CHECK, CONFIGURE, DAEMON, DRAIN, HAND_OVER, INTRODUCE, REGISTER, RETIRE, START, SWITCH_OFF, TAKE_OVER, UPLOAD,
     with_undone,
@@ -35,10 +35,49 @@ struct Former<'a> {
     vm: Option<Record<Vm>>,
     access: ProxyAccess,
     proxy: Proxy,
+    /// Whether it answered when it was asked last.
     answers: bool,
 }
 
-impl Former<'_> {
+impl<'a> Former<'a> {
+    fn new(plan: &'a DeployPlan, replaces: &'a ReplacePlan) -> Result<Self, Error> {
+        let access = ProxyAccess {
+            vm: replaces.vm.clone(),
+            name: plan.name.clone(),
+            url: replaces.url.clone(),
+            token: plan.token.clone(),
+            fingerprint: replaces.fingerprint.clone(),
+        };
+        let proxy = Proxy::of(&access, plan.times.call)?;
+        Ok(Self { plan: replaces, vm: None, access, proxy, answers: false })
+    }
+
+    /// Looks at its VM, and asks whether it answers; hours may lie between two looks.
+    async fn look(&mut self, pool: &Pool, plan: &DeployPlan) -> Result<(), Error> {
+        self.vm = machine::of_proxy(pool, &self.plan.vm, &plan.proxy).await?;
+        let is_there = match &self.vm {
+            Some(vm) => guest::is_at(pool, vm, &self.plan.url).await?,
+            None => false,
+        };
+        self.answers = self.proxy.answers(is_there).await?;
+        if self.answers && self.vm.as_ref().is_none_or(|vm| vm.power_state != "Running") {
+            let (name, url) = (&plan.name, &self.plan.url);
+            let message =
+                format!("proxy {name} answers at {url}, but its VM {} does not run on pool {}", self.plan.vm, pool.name);
+            let next = "it runs elsewhere, and a second one must not run beside it: forget it here, it goes on working; or switch it \
+                        off to have it made anew from the copy of its state";
+            return Err(Error::Refused { code: "PROXY_VM_ELSEWHERE", message, next: Some(next) });
+        }
+        if !self.answers && self.plan.state.is_none() {
+            return Err(Error::Refused {
+                code: "PROXY_STATE_UNKNOWN",
+                message: format!("proxy {} does not answer, and there is no copy of its jobs and remotes", plan.name),
+                next: Some("bring it up for the redeployment, or forget it and deploy a new one"),
+            });
+        }
+        Ok(())
+    }
+
     /// The uuid of its VM, if that is on and has to be on again when the replacement fails.
     fn running(&self) -> Option<&str> {
         self.vm.as_ref().filter(|vm| vm.power_state != "Halted").map(|vm| vm.uuid.as_str())
@@ -65,6 +104,8 @@ struct Flow<'a> {
     intent: Option<u32>,
     uuid: Option<String>,
     replaces: Option<String>,
+    /// The new proxy once it has become the former one; it holds its runs back until it is certain to stay.
+    successor: Option<Proxy>,
 }
 
 /// Deploys a proxy; a failure undoes everything.
@@ -84,12 +125,20 @@ impl<'a> Flow<'a> {
     async fn checked(context: &'a Arc<Context>, plan: &'a DeployPlan, task: &Task) -> Result<Self, Error> {
         let pool = context.pool(&plan.pool).await?;
         let former = match &plan.replaces {
-            Some(replaces) => Some(former(&pool, plan, replaces, task).await?),
+            Some(replaces) => {
+                let mut former = Former::new(plan, replaces)?;
+                former.look(&pool, plan).await?;
+                match &former.vm {
+                    Some(vm) => check::only_system_disk(&pool, vm).await?,
+                    None => task.warn(format!("the former VM {} is gone", replaces.vm)),
+                }
+                Some(former)
+            }
             None => None,
         };
         let ground = check::ground(&pool, plan, former.as_ref().and_then(|former| former.vm.as_ref())).await?;
         let image = Image::find(&plan.image).await?;
-        Ok(Self { context, plan, pool, ground, image, former, intent: None, uuid: None, replaces: None })
+        Ok(Self { context, plan, pool, ground, image, former, intent: None, uuid: None, replaces: None, successor: None })
     }
 
     async fn build(&mut self) -> Result<(), Error> {
@@ -116,11 +165,11 @@ impl<'a> Flow<'a> {
         START.run(context, times, async |_| machine::start(pool, &vm).await).await?;
         let address = async |task: &Task| guest::address(pool, &vm, &plan.address, task, times.address).await;
         let url = guest::url(ADDRESS.run(context, times, address).await?, plan.port);
-        let (proxy, mut fingerprint) = DAEMON.run(context, times, async |task| self.connected(&vm, &url, task).await).await?;
+        let (mut proxy, mut fingerprint) = DAEMON.run(context, times, async |task| self.connected(&vm, &url, task).await).await?;
         match state {
             Some((state, counts)) => {
-                fingerprint =
-                    TAKE_OVER.run(context, times, async |task| self.take_over(&proxy, &url, &state, counts, task).await).await?;
+                let taking = async |task: &Task| self.take_over(&proxy, &url, &state, counts, task).await;
+                (proxy, fingerprint) = TAKE_OVER.run(context, times, taking).await?;
             }
             None => INTRODUCE.run(context, times, async |_| self.introduce(&proxy).await).await?,
         }
@@ -132,17 +181,24 @@ impl<'a> Flow<'a> {
                 context,
                 times,
                 async |_| match mark_old {
-                    Some(old) => machine::set_mark(&self.pool, old, OBSOLETE, Some(&context.run)).await,
+                    Some(old) => {
+                        // Once more, for it may have been a while.
+                        check::only_system_disk(&self.pool, old).await?;
+                        machine::set_mark(&self.pool, old, OBSOLETE, Some(&context.run)).await
+                    }
                     None => Ok(()),
                 },
                 |()| result,
             )
             .await?;
-        context.check()
+        // A cancel from here on comes too late: the result stands in the journal, and nothing may undo it.
+        self.successor = self.former.is_some().then_some(proxy);
+        Ok(())
     }
 
     fn intended(&self) -> Intent {
-        Intent::DeployedVm { pool: self.pool.id.clone(), uuid: self.uuid.clone(), replaces: self.replaces.clone() }
+        let answered = self.replaces.is_some() && self.former.as_ref().is_some_and(|former| former.answers);
+        Intent::DeployedVm { pool: self.pool.id.clone(), uuid: self.uuid.clone(), replaces: self.replaces.clone(), answered }
     }
 
     async fn refine(&self) -> Result<(), Error> {
@@ -203,32 +259,39 @@ impl<'a> Flow<'a> {
 
     /// Takes the state of the former proxy, and switches it off.
     async fn take_state(&mut self) -> Result<Option<(ProxyState, Option<Counts>)>, Error> {
-        let Some(former) = &self.former else { return Ok(None) };
+        if self.former.is_none() {
+            return Ok(None);
+        }
+        let (context, times) = (self.context, &self.plan.times);
+        let taken = DRAIN.run(context, times, async |task| self.drained(task).await).await?;
+        let old = self.former.as_ref().and_then(|former| former.vm.as_ref());
+        let off = async |task: &Task| match old {
+            Some(vm) if vm.power_state != "Halted" => machine::switch_off(&self.pool, vm, times.start, task).await,
+            _ => Ok(()),
+        };
+        SWITCH_OFF.run(context, times, off).await?;
+        Ok(taken)
+    }
+
+    /// The state of the former proxy: from itself, once nothing runs on it any more, or as it was copied last.
+    async fn drained(&mut self, task: &Task) -> Result<Option<(ProxyState, Option<Counts>)>, Error> {
+        let (plan, pool) = (self.plan, Arc::clone(&self.pool));
+        let Some(former) = &mut self.former else { return Ok(None) };
+        former.look(&pool, plan).await?;
         // From here on an undo has something to wake.
         self.replaces = former.running().map(str::to_owned);
         if self.replaces.is_some() {
             self.refine().await?;
         }
-        let (context, times) = (self.context, &self.plan.times);
-        let taken = DRAIN
-            .run(context, times, async |task| {
-                if former.answers {
-                    former.proxy.drained(task, times.drain).await?;
-                    let counts = counts(&former.proxy).await?;
-                    let state = former.proxy.call::<StateExport>("export its state", &NoParams {}).await?;
-                    return Ok((state, Some(counts)));
-                }
-                let kept = former.plan.state.clone().ok_or_else(|| no_state(&self.plan.name))?;
-                task.warn(format!("proxy {} does not answer: its state as last copied is taken", self.plan.name));
-                Ok((kept, None))
-            })
-            .await?;
-        let off = async |task: &Task| match &former.vm {
-            Some(vm) if vm.power_state != "Halted" => machine::switch_off(&self.pool, vm, times.start, task).await,
-            _ => Ok(()),
-        };
-        SWITCH_OFF.run(context, times, off).await?;
-        Ok(Some(taken))
+        let Some(former) = &self.former else { return Ok(None) };
+        if former.answers {
+            former.proxy.drained(Ending::All, task, plan.times.drain).await?;
+            let counts = counts(&former.proxy).await?;
+            let state = former.proxy.call::<StateExport>("export its state", &NoParams {}).await?;
+            return Ok(Some((state, Some(counts))));
+        }
+        task.warn(format!("proxy {} does not answer: its state as last copied is taken", plan.name));
+        Ok(former.plan.state.clone().map(|kept| (kept, None)))
     }
 
     /// Connects to the new daemon, its certificate pinned as reported through the hypervisor.
@@ -242,7 +305,8 @@ impl<'a> Flow<'a> {
         Ok((proxy, fingerprint))
     }
 
-    /// Makes the new proxy the former one. Gives its certificate from then on, which is the former one's.
+    /// Makes the new proxy the former one, but for its runs, which it holds back. Gives it as it is called from then on, and its
+    /// certificate, which is the former one's.
     async fn take_over(
         &self,
         new: &Proxy,
@@ -250,8 +314,10 @@ impl<'a> Flow<'a> {
         state: &ProxyState,
         counts: Option<Counts>,
         task: &Task,
-    ) -> Result<String, Error> {
+    ) -> Result<(Proxy, String), Error> {
         let (plan, times) = (self.plan, &self.plan.times);
+        // A copied state need not be of one that held its runs back.
+        new.drain(true).await?;
         let imported = new.call::<StateImport>("take the former proxy's state over", state).await?;
         if let Some(wanted) = counts {
             check_counts(&imported, wanted, &plan.name)?;
@@ -265,12 +331,8 @@ impl<'a> Flow<'a> {
         let proxy = Proxy::new(&plan.name, url, &plan.token, pinned, times.call)?;
         let status = proxy.wait_for(task, times.call).await?;
         check_id(&status, &plan.proxy, &plan.name)?;
-        // It has become one that was held back.
-        if status.draining {
-            proxy.drain(false).await?;
-        }
         self.license(&proxy).await?;
-        Ok(imported.fingerprint)
+        Ok((proxy, imported.fingerprint))
     }
 
     /// Gives the new proxy the pool, and its licence.
@@ -299,12 +361,13 @@ impl<'a> Flow<'a> {
         proxy.call::<LicenseBind>("bind its licence", &params).await.map(drop)
     }
 
-    /// From here on the new proxy stays, whatever happens.
+    /// From here on the new proxy stays, whatever happens. Of one that took another's place something is left to do, even when the
+    /// former VM is gone.
     async fn commit(&self) -> Result<(), Error> {
         let Some(intent) = self.intent else { return Ok(()) };
-        match self.former.as_ref().and_then(|former| former.vm.as_ref()) {
-            Some(old) => {
-                let what = Intent::ObsoleteVm { pool: self.pool.id.clone(), uuid: old.uuid.clone() };
+        match &self.former {
+            Some(former) => {
+                let what = Intent::ObsoleteVm { pool: self.pool.id.clone(), uuid: former.plan.vm.clone() };
                 self.context.recorder.refine(intent, what).await?;
             }
             None => self.context.recorder.commit(intent).await?,
@@ -312,17 +375,24 @@ impl<'a> Flow<'a> {
         Ok(())
     }
 
-    /// Destroys the VM that was replaced, and takes the mark off the new one. What fails here does not make the new proxy
-    /// worse: it is warned of, and the clean-up after the run goes on with it.
+    /// Lets the new proxy start its runs, destroys the VM that was replaced, and takes the mark off the new one. What fails here
+    /// does not undo the deployment: it is warned of, and the clean-up after the run goes on with it.
     async fn finish(&self) {
         let (context, times) = (self.context, &self.plan.times);
-        if let Some(old) = self.former.as_ref().and_then(|former| former.vm.as_ref()) {
+        if let Some(former) = &self.former {
             let retired = RETIRE
-                .run_to_end(context, times, async |task| settle::obsolete(&self.pool, &context.run, &old.uuid, task).await)
+                .run_to_end(context, times, async |task| {
+                    let released = match &self.successor {
+                        Some(new) => new.drain(false).await.map(drop),
+                        None => Ok(()),
+                    };
+                    settle::obsolete(&self.pool, &context.run, &former.plan.vm, task).await?;
+                    released
+                })
                 .await;
             match (retired, self.intent) {
                 (Ok(()), Some(intent)) => context.recorder.settle(intent),
-                (Err(error), _) => context.warn(None, format!("the new proxy works, but: {}", error.sentence())),
+                (Err(error), _) => context.warn(None, format!("the new proxy stays, but: {}", error.sentence())),
                 (Ok(()), None) => {}
             }
         }
@@ -345,8 +415,13 @@ impl<'a> Flow<'a> {
         let Some(intent) = self.intent else { return error };
         let (context, times) = (self.context, &self.plan.times);
         let task = context.recorder.task(None, TaskKind::Step, "undo", self.uuid.clone());
-        let access = self.former.as_ref().filter(|former| former.answers).map(|former| &former.access);
-        let undo = Undo { run: &context.run, uuid: self.uuid.as_deref(), old: self.replaces.as_deref(), access, times };
+        let old = self.former.as_ref().zip(self.replaces.as_deref()).map(|(former, uuid)| Waking {
+            uuid,
+            access: Some(&former.access),
+            answered: former.answers,
+            times,
+        });
+        let undo = Undo { run: &context.run, uuid: self.uuid.as_deref(), old };
         let undone = settle::in_time(times, undo.deployed(&self.pool, &task)).await;
         task.settle(&undone);
         match undone {
@@ -356,35 +431,6 @@ impl<'a> Flow<'a> {
             }
             Err(_) => with_undone(error, " and what was made is not all removed yet: the next clean-up tries again"),
         }
-    }
-}
-
-async fn former<'a>(pool: &Pool, plan: &'a DeployPlan, replaces: &'a ReplacePlan, task: &Task) -> Result<Former<'a>, Error> {
-    let vm = machine::of_proxy(pool, &replaces.vm, &plan.proxy).await?;
-    let access = ProxyAccess {
-        vm: replaces.vm.clone(),
-        name: plan.name.clone(),
-        url: replaces.url.clone(),
-        token: plan.token.clone(),
-        fingerprint: replaces.fingerprint.clone(),
-    };
-    let proxy = Proxy::of(&access, plan.times.call)?;
-    let runs = vm.as_ref().is_some_and(|vm| vm.power_state == "Running");
-    let answers = proxy.answers(runs).await?;
-    if !answers && replaces.state.is_none() {
-        return Err(no_state(&plan.name));
-    }
-    if vm.is_none() {
-        task.warn(format!("the former VM {} is gone", replaces.vm));
-    }
-    Ok(Former { plan: replaces, vm, access, proxy, answers })
-}
-
-fn no_state(name: &str) -> Error {
-    Error::Refused {
-        code: "PROXY_STATE_UNKNOWN",
-        message: format!("proxy {name} does not answer, and there is no copy of its jobs and remotes"),
-        next: Some("bring it up for the redeployment, or forget it and deploy a new one"),
     }
 }
 

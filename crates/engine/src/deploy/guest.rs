@@ -184,6 +184,27 @@ pub(crate) async fn wipe(pool: &Pool, vm: &Record<Vm>, task: &Task) -> Result<()
     Ok(())
 }
 
+/// The address in a URL, if it is one.
+pub(crate) fn host(url: &str) -> Option<IpAddr> {
+    url::Url::parse(url).ok()?.host_str()?.trim_matches(['[', ']']).parse().ok()
+}
+
+/// Whether nobody but the guest of this VM can be at a URL, as far as the pool knows: it runs, and its agent does not say that
+/// it is elsewhere.
+pub(crate) async fn is_at(pool: &Pool, vm: &Record<Vm>, url: &str) -> Result<bool, Error> {
+    if vm.power_state != "Running" {
+        return Ok(false);
+    }
+    let Some(host) = host(url).filter(|_| !vm.guest_metrics.is_null()) else { return Ok(true) };
+    let reported = match pool.client.get::<VmGuestMetrics>(&vm.guest_metrics).await {
+        Err(error) if error.is_gone() => Vec::new(),
+        metrics => {
+            addresses(&metrics.map_err(pool.failed(format!("read what the guest of {} reports", vm.name_label)))?.networks)
+        }
+    };
+    Ok(reported.is_empty() || reported.contains(&host))
+}
+
 /// Where a proxy answers: `https://host[:port]`.
 pub(crate) fn url(address: IpAddr, port: u16) -> String {
     let host = match address {

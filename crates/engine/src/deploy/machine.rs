@@ -36,24 +36,38 @@ pub(crate) async fn find(pool: &Pool, uuid: &str) -> Result<Option<Record<Vm>>, 
     }
 }
 
-/// The VM with a uuid once nothing changes its power state any more: what an interrupted run asked for goes on without it.
-/// What goes on for longer than `seconds` is not waited for.
-pub(crate) async fn at_rest(pool: &Pool, uuid: &str, seconds: u64, task: &Task) -> Result<Option<Record<Vm>>, Error> {
-    const RESTLESS: [&str; 7] =
-        ["start", "start_on", "shutdown", "clean_shutdown", "hard_shutdown", "clean_reboot", "hard_reboot"];
-    let mut last = None;
-    let rest = until(task, seconds, "it did not come to rest", async || {
-        last = find(pool, uuid).await?;
-        let now = last.iter().flat_map(|vm| vm.current_operations.values());
-        match now.into_iter().find(|operation| RESTLESS.contains(&operation.as_str())) {
-            Some(operation) => Ok(Look::NotYet(operation.clone())),
-            None => Ok(Look::There(())),
-        }
-    });
-    match rest.await {
-        Ok(()) | Err(Error::Late { .. }) => Ok(last),
-        Err(error) => Err(error),
+/// What changes the power state of a VM.
+const RESTLESS: [&str; 7] = ["start", "start_on", "shutdown", "clean_shutdown", "hard_shutdown", "clean_reboot", "hard_reboot"];
+
+/// What is going to change the power state of a VM, if anything: what an interrupted run asked for goes on without it.
+pub(crate) fn restless(vm: &Record<Vm>) -> Option<&str> {
+    vm.current_operations.values().map(String::as_str).find(|operation| RESTLESS.contains(operation))
+}
+
+/// The VM as it is now; none when it is gone.
+pub(crate) async fn now(pool: &Pool, vm: &Record<Vm>) -> Result<Option<Record<Vm>>, Error> {
+    match pool.client.get::<Vm>(&vm.reference).await {
+        Ok(vm) => Ok(Some(vm)),
+        Err(error) if error.is_gone() => Ok(None),
+        Err(error) => Err(pool.failed(format!("watch VM {}", vm.name_label))(error)),
     }
+}
+
+/// The VM with a uuid once nothing changes its power state any more; none when it is gone.
+///
+/// # Errors
+/// What goes on for longer than `seconds` is not waited for: how it ends is not known, so nobody may act as if it were.
+pub(crate) async fn at_rest(pool: &Pool, uuid: &str, seconds: u64, task: &Task) -> Result<Option<Record<Vm>>, Error> {
+    let Some(vm) = find(pool, uuid).await? else { return Ok(None) };
+    let what = format!("VM {} did not come to rest", vm.name_label);
+    until(task, seconds, &what, async || {
+        let now = now(pool, &vm).await?;
+        match now.as_ref().and_then(restless) {
+            Some(operation) => Ok(Look::NotYet(operation.to_owned())),
+            None => Ok(Look::There(now)),
+        }
+    })
+    .await
 }
 
 /// The VM of a proxy; none when it is gone.
@@ -195,27 +209,39 @@ fn is_in_state(error: &xapi::Error, state: &str) -> bool {
     error.is("VM_BAD_POWER_STATE") && last.is_some_and(|now| now.eq_ignore_ascii_case(state))
 }
 
-/// Destroys a VM with its disks; one that is gone is fine. An import that is being undone, or a start that still goes on, is
-/// waited for. The disks carry the mark of the run first: what is left of them when it goes no further, [`sweep`] finds.
+/// A disk as a person finds it again.
+pub(crate) fn disk_words(disk: &Record<Vdi>) -> String {
+    format!("{} ({}, {})", disk.name_label, disk.uuid, api::format_bytes(disk.virtual_size))
+}
+
+/// Destroys a VM with its snapshots and their disks; one that is gone is fine. An import that is being undone, or a start that
+/// still goes on, is waited for. The disks carry the mark of the run first: what is left of them when it goes no further,
+/// [`sweep`] finds. The VM itself goes after its snapshots, because nothing else leads to them.
 pub(crate) async fn destroy(pool: &Pool, vm: &Record<Vm>, run: &str, task: &Task) -> Result<(), Error> {
     let doing = || pool.failed(format!("destroy VM {} ({})", vm.name_label, vm.uuid));
     let what = format!("the import of VM {} did not end", vm.uuid);
-    let gone = until(task, IMPORT_UNDONE, &what, async || match pool.client.get::<Vm>(&vm.reference).await {
-        Ok(now) if now.current_operations.values().any(|operation| operation == "import") => {
+    let there = until(task, IMPORT_UNDONE, &what, async || match now(pool, vm).await? {
+        Some(now) if now.current_operations.values().any(|operation| operation == "import") => {
             Ok(Look::NotYet("it goes on".into()))
         }
-        Ok(_) => Ok(Look::There(false)),
-        Err(error) if error.is_gone() => Ok(Look::There(true)),
-        Err(error) => Err(doing()(error)),
+        now => Ok(Look::There(now)),
     });
-    if gone.await? {
-        return Ok(());
-    }
+    let Some(now) = there.await? else { return sweep(pool, run, task).await };
     let how = Destroy { disks: true, bypass_blocked: true };
-    // Its disks are those that it has now: once the VM is gone, nothing leads to them any more.
-    let disks = pool.client.disks(&vm.reference).await.map_err(doing())?;
-    for (_, disk) in &disks {
-        pool.client.set_other_config("VDI", &disk.reference, OBSOLETE, run).await.map_err(doing())?;
+    // The disks are those that it has now: once the VM is gone, nothing leads to them any more.
+    let mut disks = Vec::new();
+    for owner in now.snapshots.iter().chain([&vm.reference]) {
+        match pool.client.disks_to_destroy(owner).await {
+            Ok(more) => disks.extend(more),
+            Err(error) if error.is_gone() => {}
+            Err(error) => return Err(doing()(error)),
+        }
+    }
+    for disk in &disks {
+        pool.client.set_other_config("VDI", disk, OBSOLETE, run).await.map_err(doing())?;
+    }
+    for snapshot in &now.snapshots {
+        pool.client.destroy_vm(snapshot, how).await.map_err(doing())?;
     }
     for attempt in 1.. {
         match pool.client.destroy_vm(&vm.reference, how).await {
@@ -227,23 +253,21 @@ pub(crate) async fn destroy(pool: &Pool, vm: &Record<Vm>, run: &str, task: &Task
         }
         tokio::time::sleep(Duration::from_millis(200 * u64::from(attempt))).await;
     }
-    for (_, disk) in disks {
-        // Those of the first attempt, if it got as far as the VM. Another VM's disk is not free and stays.
-        destroy_unused(pool, &disk.reference).await.map_err(doing())?;
-    }
-    Ok(())
+    // Those of an attempt that got as far as the VM or snapshot.
+    sweep(pool, run, task).await
 }
 
 /// Destroys the disks that are left of the VMs that a run has destroyed.
 pub(crate) async fn sweep(pool: &Pool, run: &str, task: &Task) -> Result<(), Error> {
     let disks = pool.client.all::<Vdi>().await.map_err(pool.failed("list its disks"))?;
     for disk in disks.iter().filter(|disk| disk.other_config.get(OBSOLETE).is_some_and(|mark| mark == run)) {
-        task.info(format!("destroys the disk {} ({}) that its VM has left", disk.name_label, disk.uuid));
+        task.info(format!("destroys the disk {} that its VM has left", disk_words(disk)));
         destroy_unused(pool, &disk.reference).await.map_err(pool.failed(format!("destroy disk {}", disk.uuid)))?;
     }
     Ok(())
 }
 
+/// Destroys a marked disk. One that another VM has been given meanwhile stays, without the mark.
 async fn destroy_unused(pool: &Pool, disk: &Ref) -> xapi::Result<()> {
     match pool.client.field::<Vec<Ref>>("VDI", disk, "VBDs").await {
         Err(error) if error.is_gone() => Ok(()),
@@ -255,7 +279,7 @@ async fn destroy_unused(pool: &Pool, disk: &Ref) -> xapi::Result<()> {
                     pool.client.field::<bool>("VM", &vm, "is_control_domain").await
                 };
                 match used.await {
-                    Ok(false) => return Ok(()),
+                    Ok(false) => return pool.client.clear_other_config("VDI", disk, &[OBSOLETE]).await,
                     Err(error) if !error.is_gone() => return Err(error),
                     _ => {}
                 }

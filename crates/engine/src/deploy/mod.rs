@@ -16,6 +16,7 @@ mod proxy;
 mod reconfigure;
 mod settle;
 mod steps;
+mod verdict;
 
 use api::ProxyStatus;
 
@@ -23,6 +24,7 @@ pub(crate) use flow::deploy;
 pub(crate) use reconfigure::{destroy, reconfigure};
 pub(crate) use settle::settle;
 pub use steps::{deploy_steps, destroy_steps, reconfigure_steps};
+pub use verdict::{Told, Verdict};
 
 use crate::error::Error;
 

@@ -1,12 +1,16 @@
 //! A deployed proxy as its deployer calls it.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::time::Duration;
 
-use api::{DrainParams, Method, NoParams, ProxyDrain, ProxyStatus, ProxyStatusGet, SystemGetServerVersion};
+use api::{
+    DrainParams, IdParams, Method, NoParams, ProxyDrain, ProxyStatus, ProxyStatusGet, Run, RunCancel, RunGet, RunKind,
+    SystemGetServerVersion, TaskKind,
+};
 use client::{CallError, Client, Token};
 use tls::Fingerprint;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::steps::{Look, until};
@@ -16,6 +20,19 @@ use crate::plan::{ProxyAccess, Secret};
 
 /// For a first look whether it answers.
 const LOOK: Duration = Duration::from_secs(15);
+/// After which clean-ups that wait, with nothing else left that runs, are taken for such as wait for a pool.
+const STUCK: Duration = Duration::from_secs(5);
+
+/// What becomes of the runs of a proxy that is to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// All come to their end: their journals go with the machine, and with them the knowledge of what they left.
+    All,
+    /// Those that work come to their end. Clean-ups that wait go on waiting on the same machine afterwards.
+    Working,
+    /// They are cancelled, and clean-ups under way come to their end. Of those that wait is told.
+    Cancelled,
+}
 
 /// A proxy, its certificate pinned.
 pub(crate) struct Proxy {
@@ -114,18 +131,89 @@ impl Proxy {
         self.call::<ProxyDrain>(doing, &DrainParams { on }).await
     }
 
-    /// Holds new runs back and waits until those that run have ended.
-    pub(crate) async fn drained(&self, task: &Task, seconds: u64) -> Result<(), Error> {
+    /// Lets runs start again, once it answers.
+    pub(crate) async fn release(&self, task: &Task, seconds: u64) -> Result<(), Error> {
+        if self.wait_for(task, seconds).await?.draining {
+            self.drain(false).await?;
+        }
+        Ok(())
+    }
+
+    /// How it stands, if it can be reached; else why not.
+    ///
+    /// # Errors
+    /// It refuses to say.
+    pub(crate) async fn look(&self) -> Result<Result<ProxyStatus, String>, Error> {
+        match self.try_call::<ProxyStatusGet>(&NoParams {}).await {
+            Ok(status) => Ok(Ok(status)),
+            Err(error) if error.is_passing() => Ok(Err(error.to_string())),
+            Err(error) => Err(self.failed("ask for its state", error)),
+        }
+    }
+
+    /// Holds new runs back and waits for the end of those that run.
+    pub(crate) async fn drained(&self, ending: Ending, task: &Task, seconds: u64) -> Result<(), Error> {
         self.drain(true).await?;
         let what = format!("the runs of proxy {} did not end", self.name);
+        let mut cancelled = BTreeSet::new();
+        let mut stuck_since = None;
         until(task, seconds, &what, async || {
-            let status = self.call::<ProxyStatusGet>("ask for its runs", &NoParams {}).await?;
-            if status.running.is_empty() {
+            let (working, waiting) = self.at_work().await?;
+            if ending == Ending::Cancelled {
+                for run in working.iter().filter(|run| run.kind != RunKind::Recover && !cancelled.contains(&run.id)) {
+                    task.warn(format!("cancels run {} ({}) on proxy {}", run.id, run.label, self.name));
+                    let doing = format!("cancel run {}", run.id);
+                    self.call::<RunCancel>(&doing, &IdParams { id: run.id.clone() }).await?;
+                }
+                cancelled.extend(working.iter().map(|run| run.id.clone()));
+            }
+            if !working.is_empty() {
+                stuck_since = None;
+                let names: Vec<_> = working.iter().map(|run| run.label.as_str()).collect();
+                return Ok(Look::NotYet(names.join(", ")));
+            }
+            if waiting.is_empty() || ending == Ending::Working {
                 return Ok(Look::There(()));
             }
-            let names: Vec<_> = status.running.iter().map(|run| run.label.as_str()).collect();
-            Ok(Look::NotYet(names.join(", ")))
+            let left = waiting.join("; ");
+            if ending == Ending::Cancelled {
+                task.warn(format!("proxy {} has yet to clean up, and what it would have cleaned up stays: {left}", self.name));
+                return Ok(Look::There(()));
+            }
+            if stuck_since.get_or_insert_with(Instant::now).elapsed() < STUCK {
+                return Ok(Look::NotYet(left));
+            }
+            Err(Error::Refused {
+                code: "PROXY_HAS_LEFTOVERS",
+                message: format!("proxy {} has yet to clean up, and would not know of it any more: {left}", self.name),
+                next: Some(
+                    "let it clean up, for which the pools named have to answer; or clean up by hand and switch its VM off: then its \
+                     state as last copied is taken",
+                ),
+            })
         })
         .await
+    }
+
+    /// The runs that work, and in words the clean-ups that wait.
+    async fn at_work(&self) -> Result<(Vec<Run>, Vec<String>), Error> {
+        let (mut working, mut waiting) = (Vec::new(), Vec::new());
+        for run in self.call::<ProxyStatusGet>("ask for its runs", &NoParams {}).await?.running {
+            if run.kind != RunKind::Recover {
+                working.push(run);
+                continue;
+            }
+            let doing = format!("ask what run {} does", run.id);
+            let detail = self.call::<RunGet>(&doing, &IdParams { id: run.id.clone() }).await?;
+            let queued = detail.tasks.iter().find(|task| task.kind == TaskKind::Queue && task.outcome.is_none());
+            match queued {
+                Some(task) => {
+                    let words = task.meter.waiting_for.as_deref().unwrap_or("its turn");
+                    waiting.push(format!("run {} {} waits for {words}", run.id, run.label));
+                }
+                None => working.push(run),
+            }
+        }
+        Ok((working, waiting))
     }
 }

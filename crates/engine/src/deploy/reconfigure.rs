@@ -7,19 +7,20 @@ use api::{AddressSpec, Intent, TaskKind, TaskResult};
 use xapi::{Record, Vm};
 
 use super::machine::{self, OBSOLETE};
-use super::proxy::Proxy;
-use super::settle::{self, Before};
-use super::steps::{self, ADDRESS, CHECK, CONFIGURE, DAEMON, DESTROY, DRAIN, REGISTER, START, SWITCH_OFF, with_undone};
+use super::proxy::{Ending, Proxy};
+use super::settle::{self, Before, Waking};
+use super::steps::{ADDRESS, CHECK, CONFIGURE, DAEMON, DESTROY, DRAIN, REGISTER, START, SWITCH_OFF, with_undone};
 use super::{check, guest};
 use crate::context::Context;
 use crate::error::Error;
+use crate::journal::Task;
 use crate::plan::{DestroyPlan, ProxyAccess, ReconfigurePlan};
 use crate::pool::Pool;
 
 /// Changes address or resources of a proxy. When it does not come up with them, it gets back what it had.
 pub(crate) async fn reconfigure(context: &Arc<Context>, plan: &ReconfigurePlan) -> Result<(), Error> {
     let times = &plan.times;
-    let (pool, vm) = CHECK.run(context, times, async |_| checked(context, plan).await).await?;
+    let (pool, vm, answered) = CHECK.run(context, times, async |_| checked(context, plan).await).await?;
     let wanted = plan.address.as_ref().map(guest::address_keys).unwrap_or_default();
     // Without the key a guest keeps what it has: the way back to DHCP must say so.
     let before = |key: &String| {
@@ -28,13 +29,14 @@ pub(crate) async fn reconfigure(context: &Arc<Context>, plan: &ReconfigurePlan) 
     };
     let keys: BTreeMap<String, Option<String>> = wanted.keys().map(|key| (key.clone(), before(key))).collect();
     let (vcpus, memory) = (u32::try_from(vm.vcpus_at_startup).unwrap_or(u32::MAX), vm.memory_static_max);
-    let what = Intent::ReconfiguredVm { pool: pool.id.clone(), uuid: vm.uuid.clone(), keys: keys.clone(), vcpus, memory };
+    let (at, uuid) = (pool.id.clone(), vm.uuid.clone());
+    let what = Intent::ReconfiguredVm { pool: at, uuid, keys: keys.clone(), vcpus, memory, answered };
     let intent = context.recorder.intend(what).await?;
-    let changed = match change(context, plan, &pool, &vm, &wanted).await {
-        Ok(()) => context.recorder.commit(intent).await.map_err(Error::from),
-        Err(error) => Err(error),
+    let Err(error) = change(context, plan, &pool, &vm, &wanted).await else {
+        // A commit whose acknowledgement is missing may stand in the journal all the same: nothing is undone here, and the
+        // clean-up, which reads the journal, knows.
+        return Ok(context.recorder.commit(intent).await?);
     };
-    let Err(error) = changed else { return Ok(()) };
     let access = ProxyAccess {
         vm: vm.uuid.clone(),
         name: plan.name.clone(),
@@ -43,8 +45,9 @@ pub(crate) async fn reconfigure(context: &Arc<Context>, plan: &ReconfigurePlan) 
         fingerprint: plan.fingerprint.clone(),
     };
     let task = context.recorder.task(None, TaskKind::Step, "undo", Some(vm.uuid.clone()));
-    let before = Before { uuid: &vm.uuid, keys: &keys, vcpus, memory };
-    let undone = settle::in_time(times, before.put_back(&pool, Some(&access), times, &task)).await;
+    let waking = Waking { uuid: &vm.uuid, access: Some(&access), answered, times };
+    let before = Before { waking, keys: &keys, vcpus, memory };
+    let undone = settle::in_time(times, before.put_back(&pool, &task)).await;
     task.settle(&undone);
     Err(match undone {
         Ok(()) => {
@@ -55,7 +58,8 @@ pub(crate) async fn reconfigure(context: &Arc<Context>, plan: &ReconfigurePlan) 
     })
 }
 
-async fn checked(context: &Arc<Context>, plan: &ReconfigurePlan) -> Result<(Arc<Pool>, Record<Vm>), Error> {
+/// Its pool, its VM, and whether the proxy answers.
+async fn checked(context: &Arc<Context>, plan: &ReconfigurePlan) -> Result<(Arc<Pool>, Record<Vm>, bool), Error> {
     let pool = context.pool(&plan.pool).await?;
     let Some(vm) = machine::of_proxy(&pool, &plan.vm, &plan.proxy).await? else {
         let message = format!("the VM {} of proxy {} is gone", plan.vm, plan.name);
@@ -70,8 +74,9 @@ async fn checked(context: &Arc<Context>, plan: &ReconfigurePlan) -> Result<(Arc<
     // Before anything is restarted: what it does not let in now, it will not let in then.
     let proxy = Proxy::new(&plan.name, &plan.url, &plan.token, &plan.fingerprint, plan.times.call)?;
     // That somebody else has its address is a reason to change it.
-    proxy.answers(vm.power_state == "Running" && plan.address.is_none()).await?;
-    Ok((pool, vm))
+    let is_there = plan.address.is_none() && guest::is_at(&pool, &vm, &plan.url).await?;
+    let answers = proxy.answers(is_there).await?;
+    Ok((pool, vm, answers))
 }
 
 async fn change(
@@ -86,8 +91,8 @@ async fn change(
         DRAIN
             .run(context, times, async |task| {
                 let proxy = Proxy::new(&plan.name, &plan.url, &plan.token, &plan.fingerprint, times.call)?;
-                if proxy.answers(plan.address.is_none()).await? {
-                    return proxy.drained(task, times.drain).await;
+                if proxy.answers(plan.address.is_none() && guest::is_at(pool, vm, &plan.url).await?).await? {
+                    return proxy.drained(Ending::Working, task, times.drain).await;
                 }
                 // A wrong address is a reason to change it.
                 task.warn(format!("proxy {} does not answer at {}: it is restarted all the same", plan.name, plan.url));
@@ -139,13 +144,17 @@ fn present(vm: &Record<Vm>) -> AddressSpec {
     }
 }
 
-/// Destroys a proxy with its VM. Begun, it is finished: a cancel comes too late then.
+/// Destroys a proxy with its VM, after what it is at work on has come to an end. Once announced, it is finished: a cancel comes
+/// too late then.
 pub(crate) async fn destroy(context: &Arc<Context>, plan: &DestroyPlan) -> Result<(), Error> {
     let times = &plan.times;
     let found = CHECK
-        .run(context, times, async |_| {
+        .run(context, times, async |task| {
             let pool = context.pool(&plan.pool).await?;
             let vm = machine::of_proxy(&pool, &plan.vm, &plan.proxy).await?;
+            if let Some(vm) = &vm {
+                name_disks(&pool, vm, task).await?;
+            }
             Ok((pool, vm))
         })
         .await?;
@@ -153,38 +162,123 @@ pub(crate) async fn destroy(context: &Arc<Context>, plan: &DestroyPlan) -> Resul
         context.recorder.log(api::LogLevel::Info, format!("the VM {} of proxy {} is gone already", plan.vm, plan.name));
         return Ok(());
     };
-    context.check()?;
-    retire(context, &DESTROY, times, &pool, &vm).await
+    let mut destruction = Destruction { context, plan, pool: &pool, vm: &vm, intent: None, announced: false };
+    let Err(error) = destruction.go().await else { return Ok(()) };
+    Err(destruction.give_back(error).await)
 }
 
-/// Marks a VM as one that is to go, announces it, and destroys it: one step, so that whatever fails has a name.
-async fn retire(
-    context: &Arc<Context>,
-    step: &steps::Step,
-    times: &crate::plan::DeployTimes,
-    pool: &Pool,
-    vm: &Record<Vm>,
-) -> Result<(), Error> {
-    let intent = step
-        .run_to_end(context, times, async |task| {
-            // The mark first: whoever finishes this after a crash asks for it.
-            let announced = async {
-                machine::set_mark(pool, vm, OBSOLETE, Some(&context.run)).await?;
-                let what = Intent::ObsoleteVm { pool: pool.id.clone(), uuid: vm.uuid.clone() };
-                Ok::<_, Error>(context.recorder.intend(what).await?)
-            };
-            let intent = match announced.await {
-                Ok(intent) => intent,
-                Err(error) => {
-                    // Also when setting it has failed: only the answer may have been lost.
-                    let _ = machine::set_mark(pool, vm, OBSOLETE, None).await;
-                    return Err(error);
-                }
-            };
-            settle::obsolete(pool, &context.run, &vm.uuid, task).await?;
-            Ok(intent)
-        })
-        .await?;
-    context.recorder.settle(intent);
+/// Says which disks go with a VM.
+async fn name_disks(pool: &Pool, vm: &Record<Vm>, task: &Task) -> Result<(), Error> {
+    let disks = pool.client.disks(&vm.reference).await.map_err(pool.failed(format!("read the disks of VM {}", vm.name_label)))?;
+    let words: Vec<_> = disks.iter().map(|(_, disk)| machine::disk_words(disk)).collect();
+    let words = format!("with VM {} go its disks, unless another VM uses them: {}", vm.name_label, words.join(", "));
+    if disks.len() > 1 {
+        task.warn(words)
+    } else {
+        task.info(words)
+    }
     Ok(())
+}
+
+/// A proxy that is being destroyed.
+struct Destruction<'a> {
+    context: &'a Arc<Context>,
+    plan: &'a DestroyPlan,
+    pool: &'a Pool,
+    vm: &'a Record<Vm>,
+    /// Of a proxy that was told to hold its runs back, and later of a VM that goes.
+    intent: Option<u32>,
+    /// Whether it stands in the journal that the VM goes.
+    announced: bool,
+}
+
+impl Destruction<'_> {
+    async fn go(&mut self) -> Result<(), Error> {
+        let (context, times) = (self.context, &self.plan.times);
+        DRAIN.run(context, times, async |task| self.stop_work(task).await).await?;
+        context.check()?;
+        DESTROY.run_to_end(context, times, async |task| self.retire(task).await).await?;
+        if let Some(intent) = self.intent {
+            context.recorder.settle(intent);
+        }
+        Ok(())
+    }
+
+    /// Ends what the proxy is at work on: what its runs left would be known to its own journal alone, which goes with it.
+    async fn stop_work(&mut self, task: &Task) -> Result<(), Error> {
+        let Self { plan, vm, .. } = *self;
+        if vm.power_state != "Running" {
+            return Ok(());
+        }
+        let cut_off = |why: &str| {
+            task.warn(format!("{why}: what proxy {} may be at work on is cut off, and what that leaves stays", plan.name));
+        };
+        let Some(access) = &plan.access else {
+            cut_off("how to reach it is not known");
+            return Ok(());
+        };
+        let proxy = Proxy::of(access, plan.times.call);
+        let proxy = match proxy {
+            Ok(proxy) => proxy,
+            Err(error) => {
+                cut_off(&error.sentence());
+                return Ok(());
+            }
+        };
+        match proxy.answers(guest::is_at(self.pool, vm, &access.url).await?).await {
+            Ok(true) => {}
+            Ok(false) => {
+                cut_off(&format!("it does not answer at {}", access.url));
+                return Ok(());
+            }
+            Err(error) => {
+                cut_off(&error.sentence());
+                return Ok(());
+            }
+        }
+        let what = Intent::DrainedProxy { pool: self.pool.id.clone(), uuid: vm.uuid.clone() };
+        self.intent = Some(self.context.recorder.intend(what).await?);
+        proxy.drained(Ending::Cancelled, task, plan.times.drain).await
+    }
+
+    /// Marks the VM as one that is to go, announces it, and destroys it: one step, so that whatever fails has a name.
+    async fn retire(&mut self, task: &Task) -> Result<(), Error> {
+        let (pool, vm, run, recorder) = (self.pool, self.vm, &self.context.run, &self.context.recorder);
+        // The mark first: whoever finishes this after a crash asks for it.
+        machine::set_mark(pool, vm, OBSOLETE, Some(run)).await?;
+        let what = Intent::ObsoleteVm { pool: pool.id.clone(), uuid: vm.uuid.clone() };
+        match self.intent {
+            Some(intent) => recorder.refine(intent, what).await?,
+            None => self.intent = Some(recorder.intend(what).await?),
+        }
+        self.announced = true;
+        settle::obsolete(pool, run, &vm.uuid, task).await
+    }
+
+    /// After a failure: a proxy that does not go yet has to work again. Gives the error with what has become of it.
+    async fn give_back(&self, error: Error) -> Error {
+        if self.announced {
+            return error;
+        }
+        let (context, plan, times) = (self.context, self.plan, &self.plan.times);
+        // Also when the mark could not be set: only the answer may have been lost.
+        let task = context.recorder.task(None, TaskKind::Step, "undo", Some(self.vm.uuid.clone()));
+        let access = plan.access.as_ref().filter(|_| self.intent.is_some());
+        let undone = async {
+            match access {
+                None => settle::unmark(self.pool, self.vm, &context.run).await.map(drop),
+                Some(access) => settle::give_back(self.pool, self.vm, &context.run, Some(access), times, &task).await,
+            }
+        };
+        let undone = settle::in_time(times, undone).await;
+        task.settle(&undone);
+        match (undone, self.intent) {
+            (Ok(()), Some(intent)) => {
+                context.recorder.settle(intent);
+                with_undone(error, " and the proxy takes runs again")
+            }
+            (Err(_), Some(_)) => with_undone(error, " and the proxy may still hold its runs back: the next clean-up tries again"),
+            (_, None) => error,
+        }
+    }
 }

@@ -67,7 +67,7 @@ pub(crate) const REGISTER: Step = Step { name: "register", next: AGAIN, limit: |
 pub(crate) const RETIRE: Step = Step {
     name: "retire",
     next: "the next clean-up tries again; nothing else is to do",
-    limit: |times| times.start + times.call,
+    limit: |times| times.start + 2 * times.call,
 };
 pub(crate) const DESTROY: Step = Step {
     name: "destroy",
@@ -97,7 +97,7 @@ pub fn reconfigure_steps(plan: &ReconfigurePlan) -> Vec<StepInfo> {
 
 /// The steps of a destruction with their limits, in order.
 pub fn destroy_steps(plan: &DestroyPlan) -> Vec<StepInfo> {
-    infos(&[&CHECK, &DESTROY], &plan.times)
+    infos(&[&CHECK, &DRAIN, &DESTROY], &plan.times)
 }
 
 impl Step {

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use api::{EventKind, Outcome};
+use api::Outcome;
 use engine::plan::{ReconfigurePlan, Work};
 use lab::Fault;
 
-use crate::fleet::{Fleet, deploy, message, outcome, steps};
-use crate::site::Story;
+use crate::fleet::{Fleet, Manner, deploy, message, outcome, steps};
+use crate::site::{Story, announces_the_end};
 
 /// Calls of which there are as many as chance has it: those of a wait. The first of them are tried.
 const POLLED: [&str; 5] = ["event.from", "task.get_record", "VM.get_record", "VM_guest_metrics.get_record", "proxy.status"];
@@ -35,6 +35,11 @@ fn struck(fleet: &Fleet) -> bool {
     let left = fleet.pool().faults().len();
     fleet.pool().clear_faults();
     left == 0
+}
+
+/// A call that a run is certain to make has met its fault: else what follows shows nothing.
+fn assert_struck(struck: bool, call: &str, nth: usize, what: &str) {
+    assert!(struck || nth > 1 && POLLED.contains(&call), "{what}: nothing failed");
 }
 
 /// A failure that names its step: the last one that the run took.
@@ -70,6 +75,7 @@ async fn deployment(number: u8, way: bool) {
         fail(&fleet, &call, nth, way);
         let story = fleet.run(deploy(fleet.deployment())).await;
         let struck = struck(&fleet);
+        assert_struck(struck, &call, nth, &what);
         assert_named(&story, &what);
         settled(&fleet, &story, &[]).await;
         match outcome(&story.0) {
@@ -118,7 +124,7 @@ async fn every_call_of_the_undoing_of_a_deployment_fails_once_and_nothing_is_lef
             let what = format!("{call} {nth}, done: {way}");
             fail(&fleet, call, *nth, way);
             let story = run().await;
-            fleet.pool().clear_faults();
+            assert_struck(struck(&fleet), call, *nth, &what);
             assert_eq!(story.outcome(), Outcome::Failure, "{what}");
             settled(&fleet, &story, &[]).await;
             as_before(&fleet, &before, &what, way).await;
@@ -145,6 +151,7 @@ async fn every_call_of_a_change_fails_once_and_the_proxy_works() {
             fail(&fleet, call, *nth, way);
             let story = fleet.run(Work::Reconfigure(fleet.reconfiguration(&proxy))).await;
             let struck = struck(&fleet);
+            assert_struck(struck, call, *nth, &what);
             assert_named(&story, &what);
             settled(&fleet, &story, &[&proxy]).await;
             match outcome(&story.0) {
@@ -188,27 +195,24 @@ async fn a_disk_that_outlives_its_vm_is_found_by_the_clean_up() {
     fleet.assert_as(&before, "undone").await;
 }
 
-async fn replacement(number: u8, way: bool) {
+async fn replacement(number: u8, manner: Manner, way: bool) {
     let fleet = Fleet::new(number).await;
-    let mut proxy = fleet.deployed().await;
-    fleet.proxies.set_jobs(proxy.vm.as_deref().unwrap(), 2);
+    let mut proxy = fleet.replaceable(manner).await;
+    let plan = fleet.replacing(&proxy, manner).await;
     fleet.pool().log_calls();
-    let story = fleet.run(deploy(fleet.replacement(&proxy))).await;
+    let story = fleet.run(deploy(plan)).await;
     proxy = outcome(&story.assert(Outcome::Success).0).unwrap();
     for (call, nth) in enumerated(&fleet.pool().logged_calls()) {
         let what = format!("{call} {nth}, done: {way}");
         let before = fleet.pool().dump();
+        let plan = fleet.replacing(&proxy, manner).await;
         fail(&fleet, &call, nth, way);
-        let story = fleet.run(deploy(fleet.replacement(&proxy))).await;
-        let struck = struck(&fleet);
+        let story = fleet.run(deploy(plan)).await;
+        assert_struck(struck(&fleet), &call, nth, &what);
         assert_named(&story, &what);
-        settled(&fleet, &story, &[&proxy]).await;
-        match outcome(&story.0) {
+        match fleet.after_replacing(&proxy, &story.0).await {
             Some(new) => proxy = new,
-            None => {
-                assert!(struck, "{what}: failed of itself: {:#?}", story.0);
-                as_before(&fleet, &before, &what, way).await;
-            }
+            None => as_before(&fleet, &before, &what, way).await,
         }
         fleet.assert_works(&proxy, 2, &what).await;
         fleet.assert_vms(&[&proxy], &what);
@@ -217,12 +221,17 @@ async fn replacement(number: u8, way: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_call_of_a_replacement_fails_once_and_one_of_both_works() {
-    replacement(25, WAYS[0]).await;
+    replacement(25, Manner::Leased, WAYS[0]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_answer_of_every_call_of_a_replacement_is_lost_once_and_one_of_both_works() {
-    replacement(26, WAYS[1]).await;
+    replacement(26, Manner::Leased, WAYS[1]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_call_of_a_replacement_from_a_copy_fails_once_and_one_of_both_works() {
+    replacement(30, Manner::Silent, WAYS[0]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,6 +239,7 @@ async fn every_call_of_a_destruction_fails_once_and_it_has_not_begun_or_is_finis
     let fleet = Fleet::new(27).await;
     let before = fleet.pool().dump();
     let proxy = fleet.deployed().await;
+    fleet.snapshot(&proxy).await;
     fleet.pool().log_calls();
     fleet.destroyed(&proxy).await;
     let calls = enumerated(&fleet.pool().logged_calls());
@@ -237,13 +247,14 @@ async fn every_call_of_a_destruction_fails_once_and_it_has_not_begun_or_is_finis
         for (call, nth) in &calls {
             let what = format!("{call} {nth}, done: {way}");
             let proxy = fleet.deployed().await;
+            fleet.snapshot(&proxy).await;
             let standing = fleet.pool().dump();
             fail(&fleet, call, *nth, way);
             let story = fleet.run(Work::Destroy(fleet.destruction(&proxy))).await;
-            fleet.pool().clear_faults();
+            assert_struck(struck(&fleet), call, *nth, &what);
             assert_named(&story, &what);
             settled(&fleet, &story, &[&proxy]).await;
-            let announced = story.0.iter().any(|event| matches!(event, EventKind::Intent { .. }));
+            let announced = story.0.iter().any(announces_the_end);
             if !announced {
                 assert_eq!(story.outcome(), Outcome::Failure, "{what}");
                 as_before(&fleet, &standing, &what, way).await;
@@ -269,6 +280,10 @@ async fn every_call_of_a_proxy_fails_once_and_one_that_works_is_left_or_none() {
     let story = fleet.run(deploy(fleet.replacement(&proxy))).await;
     proxy = outcome(&story.assert(Outcome::Success).0).unwrap();
     let replacing = enumerated(&fleet.proxies.calls());
+    fleet.destroyed(&proxy).await;
+    let destroying = enumerated(&fleet.proxies.calls());
+    proxy = fleet.deployed().await;
+    fleet.proxies.set_jobs(proxy.vm.as_deref().unwrap(), 2);
 
     for (call, nth) in changing {
         let what = format!("change: {call} {nth}");
@@ -277,7 +292,7 @@ async fn every_call_of_a_proxy_fails_once_and_one_that_works_is_left_or_none() {
         let vcpus = Some(4 + nth as u32);
         let plan = ReconfigurePlan { vcpus, ..fleet.reconfiguration(&proxy) };
         let story = fleet.run(Work::Reconfigure(plan)).await;
-        fleet.proxies.calls();
+        assert_struck(fleet.proxies.struck(), &call, nth, &what);
         assert_named(&story, &what);
         story.assert_tidy();
         if outcome(&story.0).is_none() {
@@ -288,26 +303,40 @@ async fn every_call_of_a_proxy_fails_once_and_one_that_works_is_left_or_none() {
     for (call, nth) in replacing {
         let what = format!("replacement: {call} {nth}");
         let before = fleet.pool().dump();
-        fleet.proxies.calls();
         fleet.proxies.fail(&call, nth);
         let story = fleet.run(deploy(fleet.replacement(&proxy))).await;
-        fleet.proxies.calls();
+        assert_struck(fleet.proxies.struck(), &call, nth, &what);
         assert_named(&story, &what);
-        story.assert_tidy();
-        match outcome(&story.0) {
+        match fleet.after_replacing(&proxy, &story.0).await {
             Some(new) => proxy = new,
             None => fleet.assert_as(&before, &what).await,
         }
         fleet.assert_works(&proxy, 2, &what).await;
         fleet.assert_vms(&[&proxy], &what);
     }
+    for (call, nth) in destroying {
+        let what = format!("destruction: {call} {nth}");
+        let before = fleet.pool().dump();
+        fleet.proxies.fail(&call, nth);
+        let story = fleet.run(Work::Destroy(fleet.destruction(&proxy))).await;
+        assert_struck(fleet.proxies.struck(), &call, nth, &what);
+        assert_named(&story, &what);
+        story.assert_tidy();
+        if story.outcome() == Outcome::Failure {
+            fleet.assert_as(&before, &what).await;
+            fleet.assert_works(&proxy, 2, &what).await;
+            fleet.destroyed(&proxy).await;
+        }
+        fleet.assert_as(&empty, &what).await;
+        proxy = fleet.deployed().await;
+        fleet.proxies.set_jobs(proxy.vm.as_deref().unwrap(), 2);
+    }
     fleet.destroyed(&proxy).await;
     for (call, nth) in deploying {
         let what = format!("deployment: {call} {nth}");
-        fleet.proxies.calls();
         fleet.proxies.fail(&call, nth);
         let story = fleet.run(deploy(fleet.deployment())).await;
-        fleet.proxies.calls();
+        assert_struck(fleet.proxies.struck(), &call, nth, &what);
         assert_named(&story, &what);
         story.assert_tidy();
         if let Some(proxy) = outcome(&story.0) {

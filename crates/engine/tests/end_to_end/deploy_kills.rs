@@ -5,8 +5,8 @@ use api::{EventKind, Outcome};
 use engine::plan::{ReconfigurePlan, Work};
 
 use crate::crash::AS_WORKER;
-use crate::fleet::{Fleet, deploy, outcome};
-use crate::site::open_intents;
+use crate::fleet::{Fleet, Manner, deploy, outcome};
+use crate::site::{announces_the_end, open_intents};
 
 /// Runs a work in a worker and kills it when its `at`-th event has come, before that is acknowledged; meters are not counted,
 /// for how many there are is chance. Its events as the journal has them, and whether it was killed.
@@ -81,18 +81,16 @@ async fn a_change_killed_anywhere_is_taken_back_or_complete() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replacement_killed_anywhere_leaves_the_former_proxy_or_the_new_one() {
-    let fleet = Fleet::new(13).await;
-    let mut proxy = fleet.deployed().await;
-    fleet.proxies.set_jobs(proxy.vm.as_deref().unwrap(), 2);
+async fn replacement(number: u8, manner: Manner) {
+    let fleet = Fleet::new(number).await;
+    let mut proxy = fleet.replaceable(manner).await;
     let mut replaced = 0;
     for at in 1.. {
         let before = fleet.pool().dump();
-        let (events, killed) = killed_at(&fleet, deploy(fleet.replacement(&proxy)), at).await;
+        let plan = fleet.replacing(&proxy, manner).await;
+        let (events, killed) = killed_at(&fleet, deploy(plan), at).await;
         let what = last(&events, at);
-        fleet.recover(open_intents(&events), &[&proxy]).await;
-        match outcome(&events) {
+        match fleet.after_replacing(&proxy, &events).await {
             Some(new) => {
                 replaced += 1;
                 proxy = new;
@@ -109,27 +107,34 @@ async fn a_replacement_killed_anywhere_leaves_the_former_proxy_or_the_new_one() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replacement_killed_anywhere_leaves_the_former_proxy_or_the_new_one() {
+    replacement(13, Manner::Leased).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replacement_from_a_copy_killed_anywhere_leaves_the_former_proxy_or_the_new_one() {
+    replacement(15, Manner::Silent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_destruction_killed_anywhere_has_not_begun_or_is_finished() {
     let fleet = Fleet::new(14).await;
     let before = fleet.pool().dump();
     for at in 1.. {
         let proxy = fleet.deployed().await;
+        fleet.snapshot(&proxy).await;
         let standing = fleet.pool().dump();
         let (events, killed) = killed_at(&fleet, Work::Destroy(fleet.destruction(&proxy)), at).await;
         let what = last(&events, at);
         fleet.recover(open_intents(&events), &[&proxy]).await;
-        let announced = events.iter().any(|event| matches!(event, EventKind::Intent { .. }));
-        if !announced {
-            // The mark alone may be there: it does nothing without its run, and the next destruction writes its own.
-            let marked = fleet.pool().records("VM").iter().any(|(_, vm)| vm["other_config"].get("backhaul:obsolete").is_some());
-            if !marked {
-                fleet.assert_as_but_for_tasks(&standing, &what).await;
-            }
+        if !events.iter().any(announces_the_end) {
+            fleet.assert_as_but_for_tasks(&standing, &what).await;
+            fleet.assert_works(&proxy, 0, &what).await;
             fleet.destroyed(&proxy).await;
         }
         fleet.assert_as_but_for_tasks(&before, &what).await;
         if !killed {
-            assert!(at > 5, "{at} events");
+            assert!(at > 8, "{at} events");
             break;
         }
     }

@@ -50,7 +50,7 @@ async fn a_clean_up_takes_off_what_was_marked_by_the_run_and_nothing_else() {
     let before = fleet.pool().dump();
     // As a replacement leaves it that was cut off after it had marked a machine that was off anyway.
     mark(&fleet, &proxy, RUN).await;
-    let unfinished = || open(Intent::DeployedVm { pool: "pool".into(), uuid: None, replaces: None });
+    let unfinished = || open(Intent::DeployedVm { pool: "pool".into(), uuid: None, replaces: None, answered: false });
     fleet.recover(unfinished(), &[&proxy]).await;
     fleet.assert_as(&before, "its own mark").await;
 
@@ -66,7 +66,7 @@ async fn a_machine_that_somebody_has_unmarked_stays_and_the_clean_up_comes_to_it
     let proxy = fleet.deployed().await;
     let before = fleet.pool().dump();
     let intents = open(Intent::ObsoleteVm { pool: "pool".into(), uuid: proxy.vm.clone().unwrap() });
-    let plan = RecoverPlan { run: RUN.into(), intents, proxies: Vec::new() };
+    let plan = RecoverPlan { run: RUN.into(), intents, proxies: Vec::new(), times: Default::default() };
     let story = fleet.site.run(Work::Recover(plan)).await;
     story.assert(Outcome::Success);
     let warned = story.0.iter().any(|event| match event {

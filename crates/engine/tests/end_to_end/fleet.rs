@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use api::{AddressSpec, EventKind, Intent, Outcome, TaskKind, TaskResult};
-use engine::Plan;
+use api::{AddressSpec, EventKind, Outcome, ProxyState, RunKind, TaskKind, TaskResult};
 use engine::plan::{
     DeployPlan, DeployTimes, DestroyPlan, ImagePlan, OpenIntent, ProxyAccess, ReconfigurePlan, RecoverPlan, ReplacePlan, Secret,
     Work,
 };
+use engine::{Plan, Told, Verdict};
 use lab::{Dump, LabSpec, PoolHandle};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -26,6 +27,15 @@ const PORT: u16 = 8443;
 const MIB: u64 = 1 << 20;
 /// For what a pool does behind the back of whoever asked for it.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a proxy is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// It answers, and has its address by lease.
+    Leased,
+    /// It does not answer, so that a copy of its state is taken; and its address is fixed.
+    Silent,
+}
 
 /// A pool with guests, and an image.
 pub struct Fleet {
@@ -107,6 +117,76 @@ impl Fleet {
         DeployPlan { replaces: Some(ReplacePlan { vm, url, fingerprint, state: None }), ..self.deployment() }
     }
 
+    /// A replacement of a proxy, in one of the ways it can be had; the former one is ready for it.
+    pub async fn replacing(&self, of: &TaskResult, manner: Manner) -> DeployPlan {
+        let mut plan = self.replacement(of);
+        plan.address = self.address(manner);
+        if manner == Manner::Silent {
+            let state = self.copied(of).await;
+            plan.replaces.as_mut().unwrap().state = Some(state);
+            self.proxies.silence(of.vm.as_deref().unwrap(), Some(0));
+        }
+        plan
+    }
+
+    /// Deploys one to be replaced in a manner, without a trouble.
+    pub async fn replaceable(&self, manner: Manner) -> TaskResult {
+        let plan = DeployPlan { address: self.address(manner), ..self.deployment() };
+        let story = self.run(deploy(plan)).await;
+        let proxy = registered(&story.assert(Outcome::Success).0).unwrap();
+        self.proxies.set_jobs(proxy.vm.as_deref().unwrap(), 2);
+        proxy
+    }
+
+    fn address(&self, manner: Manner) -> AddressSpec {
+        match manner {
+            Manner::Leased => AddressSpec::Dhcp,
+            Manner::Silent => self.fixed(100),
+        }
+    }
+
+    /// After a replacement of `former`: cleans up as the daemon would, and gives the proxy that is there now. It answers, if it
+    /// is the former one even when it did not before.
+    pub async fn after_replacing(&self, former: &TaskResult, events: &[EventKind]) -> Option<TaskResult> {
+        let new = outcome(events);
+        self.recover(open_intents(events), &[new.as_ref().unwrap_or(former)]).await;
+        self.proxies.silence(former.vm.as_deref().unwrap(), None);
+        new
+    }
+
+    /// The reference of a proxy's VM.
+    pub fn vm(&self, of: &TaskResult) -> String {
+        let vms = self.pool().records("VM");
+        vms.into_iter().find(|(_, vm)| vm["uuid"].as_str() == of.vm.as_deref()).unwrap().0
+    }
+
+    /// Takes a snapshot of a proxy's VM.
+    pub async fn snapshot(&self, of: &TaskResult) {
+        self.pool().call("VM.snapshot", vec![json!(self.vm(of)), json!("before an experiment")]).await.unwrap();
+    }
+
+    /// Plugs a disk into a proxy's VM; none: a new one. Gives the disk's reference.
+    pub async fn attach(&self, of: &TaskResult, disk: Option<String>, position: &str) -> String {
+        let disk = match disk {
+            Some(disk) => disk,
+            None => {
+                let srs = self.pool().records("SR");
+                let (sr, _) = srs.iter().find(|(_, record)| record["uuid"] == self.deployment().sr.as_str()).unwrap();
+                let disk = json!({
+                    "name_label": "repository", "name_description": "", "SR": sr, "virtual_size": 1 << 20, "type": "user",
+                    "sharable": false, "read_only": false, "other_config": {}, "sm_config": {}, "tags": [], "xenstore_data": {}
+                });
+                self.pool().call("VDI.create", vec![disk]).await.unwrap().as_str().unwrap().to_owned()
+            }
+        };
+        let plug = json!({
+            "VM": self.vm(of), "VDI": disk, "userdevice": position, "bootable": false, "mode": "RO", "type": "Disk", "empty": false,
+            "other_config": {}, "qos_algorithm_type": "", "qos_algorithm_params": {}
+        });
+        self.pool().call("VBD.create", vec![plug]).await.unwrap();
+        disk
+    }
+
     pub fn reconfiguration(&self, of: &TaskResult) -> ReconfigurePlan {
         let (vm, url, fingerprint) = parts(of);
         ReconfigurePlan {
@@ -126,8 +206,19 @@ impl Fleet {
     }
 
     pub fn destruction(&self, of: &TaskResult) -> DestroyPlan {
-        let (vm, ..) = parts(of);
-        DestroyPlan { proxy: PROXY.into(), name: NAME.into(), pool: "pool".into(), vm, times: DeployTimes::default() }
+        let access = Some(access(of));
+        let vm = of.vm.clone().unwrap();
+        DestroyPlan { proxy: PROXY.into(), name: NAME.into(), pool: "pool".into(), vm, access, times: DeployTimes::default() }
+    }
+
+    /// The state of a proxy, as its deployer copies it.
+    pub async fn copied(&self, of: &TaskResult) -> ProxyState {
+        client(of).call::<api::StateExport>(&api::NoParams {}).await.unwrap()
+    }
+
+    /// An address of the network that nobody gets by lease, as one that is given.
+    pub fn fixed(&self, last: u8) -> AddressSpec {
+        AddressSpec::parse(&format!("{}/24", self.proxies.address(last)), "", "", "").unwrap()
     }
 
     fn id(&self) -> String {
@@ -161,13 +252,14 @@ impl Fleet {
         if intents.is_empty() {
             return;
         }
-        let access = |result: &&TaskResult| {
-            let (vm, url, fingerprint) = parts(result);
-            ProxyAccess { vm, name: NAME.into(), url, token: Secret::new(TOKEN), fingerprint }
-        };
-        let proxies = proxies.iter().map(access).collect();
-        let plan = RecoverPlan { run: self.id(), intents, proxies };
+        let plan = self.recovery(intents, proxies);
         self.run(Work::Recover(plan)).await.assert(Outcome::Success);
+    }
+
+    /// The plan by which the daemon would clean up after the last run.
+    pub fn recovery(&self, intents: Vec<OpenIntent>, proxies: &[&TaskResult]) -> RecoverPlan {
+        let proxies = proxies.iter().map(|proxy| access(proxy)).collect();
+        RecoverPlan { run: self.id(), intents, proxies, times: DeployTimes::default() }
     }
 
     /// The pool is as it was; what it still does for a task that was cut off, it is given time for.
@@ -207,16 +299,14 @@ impl Fleet {
 
     /// The proxy answers where it says, takes runs, and its machine carries no mark that it is to go.
     pub async fn assert_works(&self, proxy: &TaskResult, jobs: u32, what: &str) {
-        let (vm, url, fingerprint) = parts(proxy);
+        let vm = proxy.vm.clone().unwrap();
         assert_eq!(self.proxies.state(&vm), (false, jobs), "{what}: holds its runs back, or lost its jobs");
         let (_, record) = self.pool().records("VM").into_iter().find(|(_, record)| record["uuid"] == vm.as_str()).unwrap();
         assert_eq!(record["power_state"], "Running", "{what}");
         assert_eq!(record["other_config"]["backhaul:proxy"], PROXY, "{what}");
         assert!(record["other_config"].get("backhaul:obsolete").is_none(), "{what}: {record}");
         assert!(!record["xenstore_data"].to_string().contains(TOKEN), "{what}: the token is left in XenStore");
-        let token = client::Token::new(TOKEN).unwrap();
-        let client = client::Client::new(&url.parse().unwrap(), &token, fingerprint.parse().unwrap()).unwrap();
-        let status = client.call::<api::ProxyStatusGet>(&api::NoParams {}).await.unwrap();
+        let status = client(proxy).call::<api::ProxyStatusGet>(&api::NoParams {}).await.unwrap();
         assert_eq!((status.id.as_str(), status.draining), (PROXY, false), "{what}");
     }
 
@@ -251,6 +341,17 @@ fn is_own_certificate(change: &str) -> bool {
     data.is_some_and(|(before, after)| told(before).is_some_and(|before| told(after) == Some(before)))
 }
 
+fn access(of: &TaskResult) -> ProxyAccess {
+    let (vm, url, fingerprint) = parts(of);
+    ProxyAccess { vm, name: NAME.into(), url, token: Secret::new(TOKEN), fingerprint }
+}
+
+fn client(of: &TaskResult) -> client::Client {
+    let (_, url, fingerprint) = parts(of);
+    let token = client::Token::new(TOKEN).unwrap();
+    client::Client::new(&url.parse().unwrap(), &token, fingerprint.parse().unwrap()).unwrap()
+}
+
 fn parts(of: &TaskResult) -> (String, String, String) {
     (of.vm.clone().unwrap(), of.url.clone().unwrap(), of.fingerprint.clone().unwrap())
 }
@@ -266,8 +367,13 @@ pub fn registered(events: &[EventKind]) -> Option<TaskResult> {
 /// What came of a deployment or change, as the daemon reads it from the journal: the result, if it was committed.
 pub fn outcome(events: &[EventKind]) -> Option<TaskResult> {
     // A later intent of the same number takes the place of the earlier.
-    let open: BTreeMap<u32, Intent> = open_intents(events).into_iter().map(|open| (open.intent, open.what)).collect();
-    registered(events).filter(|_| open.values().all(|what| matches!(what, Intent::ObsoleteVm { .. })))
+    let open: BTreeMap<u32, OpenIntent> = open_intents(events).into_iter().map(|open| (open.intent, open)).collect();
+    let open: Vec<_> = open.into_values().collect();
+    let result = registered(events);
+    match (Told { kind: RunKind::Deploy, result: result.as_ref(), open: &open, condemned: false }).verdict(false) {
+        Verdict::Ready(result) => Some(result),
+        _ => None,
+    }
 }
 
 /// The labels of the steps that a run took, in order.

@@ -2,7 +2,6 @@
 //! state over restarts of its machine, takes what it is told, and can be made to fail one call.
 
 use std::collections::{BTreeMap, HashMap};
-use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -29,6 +28,20 @@ struct Disk {
     pools: Vec<String>,
     jobs: u32,
     draining: bool,
+    /// What it is at work on.
+    running: Vec<Running>,
+    /// How many calls more it answers before it falls silent; none: it never does.
+    answers: Option<usize>,
+}
+
+/// A run of a proxy.
+#[derive(Clone)]
+pub struct Running {
+    pub id: &'static str,
+    /// In the words of the API.
+    pub kind: &'static str,
+    /// What it waits for before it begins; none: it has begun.
+    pub waits: Option<&'static str>,
 }
 
 #[derive(Default)]
@@ -42,6 +55,12 @@ struct Site {
     calls: Vec<String>,
     /// The method to fail, and which call of it.
     failing: Option<(String, usize)>,
+    /// How many calls met with silence.
+    unheard: usize,
+    /// The runs that were at work on a machine when it was switched off.
+    cut_off: Vec<&'static str>,
+    /// Held while guests do not go down however nicely they are asked.
+    stubborn: Option<tokio::sync::watch::Sender<()>>,
 }
 
 /// All proxies of a test.
@@ -74,11 +93,41 @@ impl Proxies {
         self.site().failing = Some((method.to_owned(), nth));
     }
 
+    /// Whether the call that was to fail has failed; none is to any more.
+    pub fn struck(&self) -> bool {
+        self.site().failing.take().is_none()
+    }
+
     /// The methods called since the last time this was asked.
     pub fn calls(&self) -> Vec<String> {
-        let mut site = self.site();
-        site.failing = None;
-        std::mem::take(&mut site.calls)
+        std::mem::take(&mut self.site().calls)
+    }
+
+    /// Makes the proxy on a machine fall silent after so many calls more; none: it answers again.
+    pub fn silence(&self, vm: &str, after: Option<usize>) {
+        if let Some(disk) = self.site().disks.get(vm) {
+            disk.lock().unwrap().answers = after;
+        }
+    }
+
+    /// How many calls met with silence so far.
+    pub fn unheard(&self) -> usize {
+        self.site().unheard
+    }
+
+    /// What the proxy on a machine is at work on.
+    pub fn set_running(&self, vm: &str, running: Vec<Running>) {
+        self.site().disks[vm].lock().unwrap().running = running;
+    }
+
+    /// The runs that were at work on a machine when it was switched off.
+    pub fn cut_off(&self) -> Vec<&'static str> {
+        self.site().cut_off.clone()
+    }
+
+    /// Whether guests that are asked to go down take their time, until this is taken back.
+    pub fn set_stubborn(&self, stubborn: bool) {
+        self.site().stubborn = stubborn.then(|| tokio::sync::watch::channel(()).0);
     }
 
     /// Gives the proxy on a machine so many jobs.
@@ -157,6 +206,8 @@ fn fresh(told: &BTreeMap<String, String>) -> Disk {
         pools: Vec::new(),
         jobs: 0,
         draining: false,
+        running: Vec::new(),
+        answers: None,
     }
 }
 
@@ -165,9 +216,20 @@ impl Guests for Proxies {
         Box::pin(self.clone().boot(machine))
     }
 
-    fn halt(&self, vm: &str, _clean: bool) -> BoxFuture<'static, ()> {
-        let running = self.site().running.remove(vm);
+    fn halt(&self, vm: &str, clean: bool) -> BoxFuture<'static, ()> {
+        let (proxies, vm) = (self.clone(), vm.to_owned());
+        let stubborn = self.site().stubborn.as_ref().filter(|_| clean).map(tokio::sync::watch::Sender::subscribe);
         Box::pin(async move {
+            if let Some(mut stubborn) = stubborn {
+                // Fails when it is taken back.
+                let _ = stubborn.changed().await;
+            }
+            let running = {
+                let mut site = proxies.site();
+                let at_work = site.disks.get(&vm).map(|disk| std::mem::take(&mut disk.lock().unwrap().running));
+                site.cut_off.extend(at_work.into_iter().flatten().filter(|run| run.waits.is_none()).map(|run| run.id));
+                site.running.remove(&vm)
+            };
             if let Some(running) = running {
                 running.abort();
                 // Aborted or not, its listener is closed now.
@@ -200,7 +262,19 @@ async fn answer(
     proxies: Proxies,
     disk: Arc<Mutex<Disk>>,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+) -> Result<Response<Full<Bytes>>, &'static str> {
+    let silent = match &mut disk.lock().unwrap().answers {
+        Some(0) => true,
+        Some(more) => {
+            *more -= 1;
+            false
+        }
+        None => false,
+    };
+    if silent {
+        proxies.site().unheard += 1;
+        return Err("silent");
+    }
     let shown = request.headers().get("cookie").and_then(|cookie| cookie.to_str().ok()).unwrap_or_default().to_owned();
     let expected = format!("authenticationToken={}", disk.lock().unwrap().token);
     let Ok(body) = request.into_body().collect().await else { return Ok(Response::new(Full::default())) };
@@ -237,6 +311,23 @@ fn called(disk: &mut Disk, method: &str, params: Value) -> Value {
             pool(&disk.pools[disk.pools.len() - 1])
         }
         "pool.list" => disk.pools.iter().map(|url| pool(url)).collect(),
+        "run.cancel" => {
+            let at = disk.running.iter().position(|run| params["id"] == run.id).unwrap();
+            run(&disk.running.remove(at))
+        }
+        "run.get" => {
+            let asked = disk.running.iter().find(|run| params["id"] == run.id).unwrap();
+            let waits = asked.waits.map(|words| {
+                json!({
+                    "id": 0, "kind": "queue", "label": "waiting for its turn", "startedAt": 0,
+                    "meter": api::TransferMeter { waiting_for: Some(words.into()), ..api::TransferMeter::default() }
+                })
+            });
+            let mut detail = run(asked);
+            detail["tasks"] = waits.into_iter().collect();
+            detail["log"] = json!([]);
+            serde_json::to_value(serde_json::from_value::<api::RunDetail>(detail).unwrap()).unwrap()
+        }
         "remote.list" => json!([]),
         "job.list" => (0..disk.jobs).map(job).collect(),
         "state.export" => {
@@ -253,7 +344,7 @@ fn called(disk: &mut Disk, method: &str, params: Value) -> Value {
             disk.certificate = SelfSigned { certificate_pem: text("certificate"), key_pem: text("key") };
             disk.pools = serde_json::from_value(content["pools"].clone()).unwrap();
             disk.jobs = content["jobs"].as_u64().unwrap() as u32;
-            disk.draining = content["draining"] == true;
+            disk.draining |= content["draining"] == true;
             let fingerprint = disk.certificate.fingerprint().unwrap().to_string();
             let imported = Imported { pools: disk.pools.len() as u32, remotes: 0, jobs: disk.jobs, fingerprint };
             serde_json::to_value(imported).unwrap()
@@ -265,11 +356,15 @@ fn called(disk: &mut Disk, method: &str, params: Value) -> Value {
 fn status(disk: &Disk) -> Value {
     let fingerprint = disk.certificate.fingerprint().unwrap().to_string();
     let status = json!({
-        "name": disk.name, "version": "0.1.0", "startedAt": 0, "running": [], "bytesPerSecond": 0, "fingerprint": fingerprint,
+        "name": disk.name, "version": "0.1.0", "startedAt": 0, "running": disk.running.iter().map(run).collect::<Vec<_>>(), "bytesPerSecond": 0, "fingerprint": fingerprint,
         "id": disk.id, "draining": disk.draining
     });
     // What it is not told of has a default; what has none must be there.
     serde_json::to_value(serde_json::from_value::<ProxyStatus>(status).unwrap()).unwrap()
+}
+
+fn run(run: &Running) -> Value {
+    json!({ "id": run.id, "kind": run.kind, "label": format!("the {} {}", run.kind, run.id), "queuedAt": 0, "cursor": 1 })
 }
 
 fn pool(url: &str) -> Value {

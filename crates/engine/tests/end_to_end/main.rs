@@ -4,6 +4,8 @@ mod backup;
 mod crash;
 mod deploy;
 mod deploy_calls;
+mod deploy_ends;
+mod deploy_former;
 mod deploy_kills;
 mod deploy_marks;
 mod fault;

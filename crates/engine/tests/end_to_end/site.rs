@@ -223,7 +223,8 @@ impl Site {
     }
 
     pub async fn recover(&self, intents: Vec<OpenIntent>) -> Story {
-        self.run(Work::Recover(RecoverPlan { run: "run-1".into(), intents, proxies: Vec::new() })).await
+        self.run(Work::Recover(RecoverPlan { run: "run-1".into(), intents, proxies: Vec::new(), times: Default::default() }))
+            .await
     }
 
     pub async fn points(&self, remote: &str) -> Vec<Point> {
@@ -322,4 +323,9 @@ pub fn transferring(event: &EventKind) -> bool {
 /// Whether an event announces a snapshot.
 pub fn announces_snapshot(event: &EventKind) -> bool {
     matches!(event, EventKind::Intent { what: Intent::Snapshot { .. }, .. })
+}
+
+/// Whether an event announces that a VM is to go.
+pub fn announces_the_end(event: &EventKind) -> bool {
+    matches!(event, EventKind::Intent { what: Intent::ObsoleteVm { .. }, .. })
 }
