@@ -491,4 +491,17 @@ mod tests {
         assert!(parse(&key).is_ok() && Config::parse(&file, GOOD).is_ok());
         assert!(parse(&GOOD.replace("token", "#")).unwrap().token.is_none());
     }
+
+    #[test]
+    fn every_line_of_the_packaged_example_is_understood() {
+        let key = signed::SecretKey::generate().unwrap().public().to_string();
+        let example = include_str!("../../../packaging/backhauld.toml.example");
+        let setting = |line: &str| line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+        let commented = |line: &'static str| line.strip_prefix("# ").filter(|line| setting(line)).unwrap_or(line);
+        let all = example.lines().map(commented).collect::<Vec<_>>().join("\n").replace("backhaul-public-ed25519:…", &key);
+        let config = Config::parse(Path::new("/etc/backhaul/backhauld.toml"), &all).unwrap();
+        assert!(config.http_proxy.is_some() && config.image.is_some(), "{all}");
+        assert_eq!((config.issuer_keys.len(), config.upgrade_keys.len(), config.limits.runs), (1, 1, 8), "{all}");
+        Config::parse(Path::new("/etc/backhaul/backhauld.toml"), example).unwrap();
+    }
 }

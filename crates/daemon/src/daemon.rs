@@ -209,6 +209,8 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
     // Before the database: one that is to be put back is not to be changed.
     let upgrades = Upgrades::open(Programs::below(&config.state_dir), config.upgrade_keys.clone())?;
     let store = Arc::new(Store::open(&config.state_dir).await?);
+    // Under the lock of the state: a bundle that is on its way to another daemon is none of ours.
+    upgrades.forget_received();
     let settings = Settings::open(Arc::clone(&store), &config).await?;
     let tokens = Tokens::open(Arc::clone(&store), &config).await?;
     if !upgrades.on_probation() {
@@ -238,11 +240,15 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
         stop: stop.clone(),
     });
     upgrades.take_up(&store, &journal, clock.now().as_millisecond()).await;
-    runs.drain(upgrades.on_probation());
+    runs.hold(upgrades.on_probation());
     // Before the first call is answered: nobody ever sees an interrupted run as running.
-    runs.take_up(upgrades.open_run().as_deref())
+    runs.end_open_runs(upgrades.open_run().as_deref())
         .await
         .map_err(|source| StartError::Journal { path: config.state_dir.clone(), source })?;
+    if !upgrades.on_probation() {
+        runs.clean_up_leftovers().await?;
+        runs.start_held().await;
+    }
     if let Err(fault) = deploy::settle::settle_all(&store, &journal, &news).await {
         tracing::error!(error = %fault.report(), "cannot tell what became of deployed proxies");
     }

@@ -3,7 +3,7 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | [`config`] | the file, strict |
-//! | [`store`], [`secrets`] | SQLite, its lock, its key |
+//! | [`store`], [`secrets`], `files` | SQLite, its lock, its key; files that stay |
 //! | [`journal`], [`fold`] | the one writer of run journals, and a run as its journal tells it |
 //! | [`runs`] | requests to plans to worker processes to last events; recovery |
 //! | [`schedule`], [`clock`] | when jobs run |
@@ -12,7 +12,7 @@
 //! | [`upgrade`], [`launch`] | another program in the place of this one: as the daemon sees it, and its launcher |
 //! | [`licensing`] | which licences there are, and which proxy each serves |
 //! | [`pools`], [`remotes`], [`points`] | what the proxy reads from and writes to |
-//! | [`doctor`], [`support`], `redact` | what is wrong with the proxy, and a text about it without secrets |
+//! | [`doctor`], [`support`], `redact`, `mounts` | what is wrong with the proxy, and a text about it without secrets |
 //! | [`http`], [`rpc`] | the one door, and the handlers behind it |
 //! | [`first_boot`] | what an appliance's guest takes from and tells to its deployer |
 //! | [`daemon`] | how all of it begins and ends |
@@ -23,6 +23,7 @@ pub mod daemon;
 pub mod deploy;
 pub mod doctor;
 pub mod fault;
+mod files;
 pub mod first_boot;
 pub mod fold;
 pub mod http;
@@ -30,6 +31,7 @@ pub mod journal;
 pub mod launch;
 pub mod licensing;
 pub mod maintenance;
+mod mounts;
 pub mod news;
 pub mod points;
 pub mod pools;

@@ -9,7 +9,7 @@ const SHORT: usize = 6;
 /// What is secret, by value.
 #[derive(Default)]
 pub(crate) struct Redactor {
-    /// Spelling and what it is, by first byte, the longest first.
+    /// Each spelling, and what it is.
     known: Vec<(String, &'static str)>,
 }
 
@@ -38,12 +38,23 @@ impl Redactor {
     /// Adds what is secret in a URL: password and user, as they stand there and decoded.
     pub fn know_url(&mut self, url: &str, what: &'static str) {
         let Some((scheme, rest)) = url.split_once("://") else { return };
-        let Some((account, _)) = rest.rsplit_once('@') else { return };
+        let Some(end) = account_end(scheme, rest) else { return };
+        let account = &rest[..end];
         self.know(&format!("{scheme}://{account}@"), what);
         let (user, password) = account.split_once(':').unwrap_or((account, ""));
         for part in [password, if password.is_empty() { user } else { "" }] {
             self.know(part, what);
-            self.know(&decoded(part), what);
+            self.know(&percent_decoded(part), what);
+        }
+    }
+
+    /// Adds the values of a URL's query that are long enough to be a secret, as they stand there and decoded.
+    pub fn know_query(&mut self, url: &str, what: &'static str) {
+        let Some((_, query)) = url.split_once('?') else { return };
+        let query = query.split('#').next().unwrap_or_default();
+        for value in query.split('&').filter_map(|pair| Some(pair.split_once('=')?.1)).filter(|value| value.len() >= SHORT) {
+            self.know(value, what);
+            self.know(&percent_decoded(value), what);
         }
     }
 
@@ -92,7 +103,8 @@ fn stands_alone(text: &str, at: usize, length: usize) -> bool {
     !word(text[..at].chars().next_back()) && !word(text[at + length..].chars().next())
 }
 
-fn decoded(text: &str) -> String {
+/// A component of a URL as it was before it was encoded.
+pub(crate) fn percent_decoded(text: &str) -> String {
     let form = format!("x={}", text.replace('+', "%2B").replace('&', "%26"));
     url::form_urlencoded::parse(form.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
 }
@@ -169,11 +181,16 @@ fn ends_value(c: char) -> bool {
 fn url_accounts(line: &str) -> Cow<'_, str> {
     replace_after(line, "://", |before, rest| {
         let word = &rest[..rest.find(ends_value).unwrap_or(rest.len())];
-        // A password of these may hold a slash as it is (backup-repository.md §5.1).
-        let whole = ["smb", "s3", "s3+http", "azure"].iter().any(|scheme| before.ends_with(scheme));
-        let authority = if whole { word } else { &word[..word.find(['/', '?', '#', '\\']).unwrap_or(word.len())] };
-        authority.rfind('@').map(|at| (at, marker("account")))
+        account_end(before, word).map(|at| (at, marker("account")))
     })
+}
+
+/// Where the account ends in what follows `scheme://`; none: there is none.
+fn account_end(scheme: &str, rest: &str) -> Option<usize> {
+    // A password of these may hold a slash as it is (backup-repository.md §5.1).
+    let whole = ["smb", "s3", "s3+http", "azure"].iter().any(|ending| scheme.ends_with(ending));
+    let authority = if whole { rest } else { &rest[..rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len())] };
+    authority.rfind('@')
 }
 
 /// `Authorization: …`, `"password": "…"`, `session_id=…`.
@@ -214,6 +231,8 @@ fn named_values(line: &str) -> Cow<'_, str> {
             continue;
         };
         let quoted = value.trim_start_matches(' ');
+        // As a debug print shows an optional one.
+        let quoted = quoted.strip_prefix("Some(").unwrap_or(quoted);
         let value = quoted.trim_start_matches(quote);
         let whole = whole || value.len() < quoted.len();
         let start = line.len() - value.len();
@@ -372,6 +391,10 @@ mod tests {
             ("OpaqueRef:NULL, (OpaqueRef:0a-b)", "OpaqueRef:NULL, (OpaqueRef:[redacted: reference])"),
             ("{\"password\":\"a b\",\"user\":\"c\"}", "{\"password\":\"[redacted: value]\",\"user\":\"c\"}"),
             ("{\\\"password\\\":\\\"ab\\\"}", "{\\\"password\\\":\\\"[redacted: value]\\\"}"),
+            (
+                "Pool { password: Some(\"hunter 2\"), token: Some(ab) }",
+                "Pool { password: Some(\"[redacted: value]\"), token: Some([redacted: value]) }",
+            ),
             ("Signature: abc/def==", "Signature: [redacted: value]"),
             ("the password of the pool is wrong", "the password of the pool is wrong"),
             ("root:$6$salt$0123456789abcdefg:1", "root:$6$[redacted: password hash]:1"),
@@ -398,6 +421,17 @@ mod tests {
         assert_eq!(
             clean,
             "a [redacted: HTTP proxy] b [redacted: HTTP proxy] c [redacted: private key] d [redacted: private key] e PUBLICPUBLIC proxy:3128"
+        );
+    }
+
+    #[test]
+    fn a_path_is_no_account_and_what_signs_an_address_is_a_secret() {
+        let mut redactor = Redactor::default();
+        redactor.know_url("file:///mnt/a@b", "account");
+        redactor.know_query("https://store/image?v=1&sig=ab%2Fcd%3D12345#part=fragment-of-it", "signature");
+        assert_eq!(
+            redactor.redact("/mnt/a file:///mnt/a@b v=1 ab%2Fcd%3D12345 ab/cd=12345 fragment-of-it"),
+            "/mnt/a file:///mnt/a@b v=1 [redacted: signature] [redacted: signature] fragment-of-it"
         );
     }
 

@@ -8,18 +8,22 @@ use std::time::Duration;
 use api::{ErrorReport, Remote, RemoteTest, Space, Topic};
 use engine::plan::{RemoteAccess, Secret};
 use futures::future::join_all;
-use storage::{OpenOptions, RemoteUrl, Storage, StorageError};
+use storage::{Location, OpenOptions, RemoteUrl, Storage, StorageError};
 
 use crate::fault::{self, Fault};
+use crate::mounts::{self, Mount};
 use crate::news::News;
-use crate::store::{RemoteRecord, Store};
+use crate::store::{RemoteRecord, Store, StoreError};
 
 /// For a look at the free space.
 const LOOK: Duration = Duration::from_secs(5);
 /// For a listing of everything on it.
 const LISTING: Duration = Duration::from_secs(60);
 /// For the test with 10 MiB.
-const PROBE: Duration = Duration::from_secs(120);
+pub(crate) const PROBE: Duration = Duration::from_secs(120);
+
+/// What each remote was mounted on when it was added, among the facts of the proxy: id → mount, in JSON.
+const MOUNTS: &str = "remote_mounts";
 
 /// Code of a question that was not asked, because another one is under way.
 pub(crate) const BUSY: &str = "REMOTE_BUSY";
@@ -33,12 +37,21 @@ pub struct Remotes {
     errors: Mutex<BTreeMap<String, ErrorReport>>,
     /// What each said last of its free space, for as long as another question keeps it busy.
     spaces: Mutex<HashMap<String, Option<storage::Space>>>,
+    /// Held while the fact about mounts is changed.
+    mounts: tokio::sync::Mutex<()>,
 }
 
 impl Remotes {
     /// Over the stored remotes; opens none of them yet.
     pub fn new(store: Arc<Store>, news: Arc<News>) -> Arc<Self> {
-        Arc::new(Self { store, news, gates: Mutex::default(), errors: Mutex::default(), spaces: Mutex::default() })
+        Arc::new(Self {
+            store,
+            news,
+            gates: Mutex::default(),
+            errors: Mutex::default(),
+            spaces: Mutex::default(),
+            mounts: tokio::sync::Mutex::default(),
+        })
     }
 
     /// The stored remote with an id, or a name.
@@ -77,6 +90,7 @@ impl Remotes {
         };
         let space = self.ask(&record, LOOK, "open", look).await?;
         self.store.add_remote(&record, at).await?;
+        self.keep_mount(&record.id, mount_below(&record)).await;
         self.news.changed(Topic::Remotes);
         self.news.changed(Topic::RestorePoints);
         Ok(show(record, Ok(space)))
@@ -91,6 +105,7 @@ impl Remotes {
             return Err(Fault::forbidden("remote.remove", reason));
         }
         self.store.remove_remote(&remote.id).await?;
+        self.keep_mount(&remote.id, None).await;
         self.note(&remote.id, None);
         self.gates.lock().unwrap_or_else(PoisonError::into_inner).remove(&remote.id);
         self.spaces.lock().unwrap_or_else(PoisonError::into_inner).remove(&remote.id);
@@ -109,8 +124,55 @@ impl Remotes {
         .await)
     }
 
+    async fn mounts(&self) -> Result<BTreeMap<String, Mount>, StoreError> {
+        let text = self.store.fact(MOUNTS).await?;
+        Ok(text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+    }
+
+    /// Notes what a remote is mounted on, or forgets it. Without the note its mount is not looked after, and no more.
+    async fn keep_mount(&self, id: &str, mount: Option<Mount>) {
+        let _one_at_a_time = self.mounts.lock().await;
+        let kept = async {
+            let mut mounts = self.mounts().await?;
+            match mount {
+                Some(mount) => drop(mounts.insert(id.to_owned(), mount)),
+                None => drop(mounts.remove(id)),
+            }
+            self.store.set_fact(MOUNTS, &serde_json::to_string(&mounts).unwrap_or_default()).await
+        };
+        if let Err(error) = kept.await {
+            tracing::warn!(remote = id, error = &error as &dyn std::error::Error, "cannot note what a remote is mounted on");
+        }
+    }
+
+    /// Whether a remote does not lie any more on what it was mounted on when it was added: then its share is away, and the
+    /// folder that is left of it belongs to another disk, which backups would fill.
+    async fn elsewhere(&self, record: &RemoteRecord) -> Option<ErrorReport> {
+        let then = self.mounts().await.ok()?.remove(&record.id)?;
+        let now = mount_below(record)?;
+        if now.is_as(&then) {
+            return None;
+        }
+        if now.point != then.point && now.point.starts_with(&then.point) {
+            // It has got a disk of its own since.
+            self.keep_mount(&record.id, Some(now)).await;
+            return None;
+        }
+        let message =
+            format!("the remote {} is not mounted: it lies on the {now}, and lay on the {then} when it was added", record.name);
+        let next = format!(
+            "mount it again: mount {}; if it is to lie there from now on, remove the remote and add it again: its files stay",
+            then.point.display()
+        );
+        Some(ErrorReport::new("REMOTE_NOT_MOUNTED", message).with_next(next))
+    }
+
     /// The free space of a remote, as it is now or was last known.
     pub(crate) async fn space(&self, record: &RemoteRecord) -> Result<Option<storage::Space>, ErrorReport> {
+        self.space_within(record, LOOK).await
+    }
+
+    async fn space_within(&self, record: &RemoteRecord, patience: Duration) -> Result<Option<storage::Space>, ErrorReport> {
         if self.gate(&record.id).try_lock().is_err() {
             // A test or a listing is under way: what was last known of the remote still holds.
             if let Some(report) = self.noted(&record.id) {
@@ -120,8 +182,8 @@ impl Remotes {
                 return Ok(*space);
             }
         }
-        let asked = self.ask(record, LOOK, "look at", |url| async move { open(&url).await?.space().await }).await;
-        match asked {
+        let look = |url: RemoteUrl| async move { open(&url).await?.space().await };
+        match self.ask_within(record, patience.min(LOOK), LOOK, "look at", look).await {
             Ok(space) => {
                 self.spaces.lock().unwrap_or_else(PoisonError::into_inner).insert(record.id.clone(), space);
                 Ok(space)
@@ -140,8 +202,8 @@ impl Remotes {
         self.errors.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
-    /// Writes, reads back and compares 10 MiB.
-    pub async fn probe(&self, id: &str) -> Result<RemoteTest, Fault> {
+    /// Writes, reads back and compares 10 MiB. `patience`: for each question to it that is under way.
+    pub async fn probe(&self, id: &str, patience: Duration) -> Result<RemoteTest, Fault> {
         let record = self.find(id).await?;
         let name = record.name.clone();
         let failed = |step: &str, error: ErrorReport| RemoteTest {
@@ -152,10 +214,14 @@ impl Remotes {
             error: Some(error),
         };
         // Opening is a step of its own: its error says more than the test's.
-        if let Err(error) = self.space(&record).await {
+        if let Err(error) = self.space_within(&record, patience).await {
             return Ok(failed("open", error));
         }
-        let tested = self.ask(&record, PROBE, "test", |url| async move {
+        // Nothing is written to a disk that it does not belong to.
+        if let Some(error) = self.elsewhere(&record).await {
+            return Ok(failed("open", error));
+        }
+        let tested = self.ask_within(&record, patience, PROBE, "test", |url| async move {
             let storage = open(&url).await?;
             Ok::<_, StorageError>(storage::probe(&*storage).await)
         });
@@ -174,8 +240,8 @@ impl Remotes {
         })
     }
 
-    /// Asks a remote something within `limit`. The question goes on if it takes longer; others wait for its end, and are
-    /// told the remote's last error when it does not come, or that it is busy.
+    /// Asks a remote something within `limit`. The question goes on if it takes longer; others wait for its end as long as
+    /// for their own answer, and are told the remote's last error when it does not come, or that it is busy.
     pub async fn ask<T, E, F>(
         &self,
         record: &RemoteRecord,
@@ -188,8 +254,25 @@ impl Remotes {
         E: Into<Failure> + Send + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
+        self.ask_within(record, limit, limit, what, question).await
+    }
+
+    /// The same with a `patience` of its own for other questions to end.
+    async fn ask_within<T, E, F>(
+        &self,
+        record: &RemoteRecord,
+        patience: Duration,
+        limit: Duration,
+        what: &str,
+        question: impl FnOnce(RemoteUrl) -> F,
+    ) -> Result<T, ErrorReport>
+    where
+        T: Send + 'static,
+        E: Into<Failure> + Send + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
         let what = format!("cannot {what} the remote {}", record.name);
-        let Ok(pass) = tokio::time::timeout(limit, self.gate(&record.id).lock_owned()).await else {
+        let Ok(pass) = tokio::time::timeout(patience, self.gate(&record.id).lock_owned()).await else {
             // Whether it hangs is for the question that is under way to find out.
             let busy =
                 || ErrorReport::new(BUSY, format!("{what}: another question to it takes long")).with_next("try again later");
@@ -240,6 +323,14 @@ impl Remotes {
             }
             self.news.changed(Topic::Remotes);
         }
+    }
+}
+
+/// What a remote on this machine lies on.
+fn mount_below(record: &RemoteRecord) -> Option<Mount> {
+    match RemoteUrl::parse(&record.url).ok()?.location() {
+        Location::Local { path } => mounts::of(path),
+        _ => None,
     }
 }
 

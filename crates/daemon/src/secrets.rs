@@ -1,12 +1,13 @@
 //! Secrets at rest: passwords and remote URLs are sealed with AES-256-GCM under a key file that only the daemon's user
 //! can read, so that a copy of the database alone tells nothing.
 
-use std::fs::OpenOptions;
-use std::io::{Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, RandomizedNonceKey};
+
+use crate::files::write_private;
 
 const KEY_LEN: usize = 32;
 
@@ -112,16 +113,6 @@ fn make_key(path: &Path) -> Result<[u8; KEY_LEN], SecretError> {
 pub(crate) fn exposed(path: &Path) -> Option<u32> {
     let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
     (mode & 0o077 != 0).then_some(mode)
-}
-
-/// Writes a file that only its owner can read, whole or not at all, durably.
-pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let temporary = path.with_added_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
-    std::fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use api::*;
@@ -12,7 +13,7 @@ use common::process::write_config;
 use common::{Client, config_text, start_with};
 use daemon::daemon::Running;
 use daemon::store::{PoolRecord, RemoteRecord, Store};
-use lab::{Fault, Lab};
+use lab::{Fault, Lab, LabSpec};
 use serde_json::{Value, json};
 use tls::{Fingerprint, SelfSigned};
 
@@ -65,8 +66,12 @@ async fn furnish(dir: &Path, lab: &Lab, wrong: &Wrong) {
 
 impl House {
     async fn new(wrong: Wrong) -> Self {
+        Self::on(LabSpec::single(), wrong).await
+    }
+
+    async fn on(spec: LabSpec, wrong: Wrong) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let lab = Lab::single(&dir.path().join("lab")).await.unwrap();
+        let lab = Lab::open(&dir.path().join("lab"), &spec).await.unwrap();
         furnish(dir.path(), &lab, &wrong).await;
         let (running, client) = start_with(dir.path(), &wrong.config).await;
         Self { dir, lab, running, client }
@@ -300,6 +305,81 @@ async fn a_host_that_is_down_is_one_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pool_with_several_hosts_has_lines_for_each_and_one_that_is_down_costs_its_own() {
+    let mut spec = LabSpec::single();
+    spec.pools[0].hosts = 3;
+    let house = House::on(spec, Wrong::default()).await;
+    let found = house.examine().await;
+    only_right(&found);
+    let of = |found: &[DoctorCheck], host: u32| {
+        let object = format!("host lab-host-{host} of lab");
+        let lines: Vec<_> = found.iter().filter(|line| line.object == object).cloned().collect();
+        kinds(&lines).join(" ")
+    };
+    assert_eq!([1, 2, 3].map(|host| of(&found, host)), ["clock nbd route", "clock nbd route route", "clock nbd route route"]);
+    let hosts = house.lab.pool().records("host");
+    let down = hosts.iter().find(|(_, host)| host["name_label"] == "lab-host-2").unwrap();
+    house.change("host_metrics.set_live", json!([down.1["metrics"], false])).await;
+    let found = house.examine().await;
+    only_wrong(&found, "pool", "host lab-host-2 of lab", Verdict::Fail);
+    assert_eq!([1, 2, 3].map(|host| of(&found, host)), ["clock nbd route", "pool", "clock nbd route route"]);
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_does_not_tell_where_or_with_what_certificate_it_serves_disks() {
+    let house = House::sound().await;
+    let unanswered = |call: &str| Fault::FailCall { call: call.into(), nth: 1, code: "INTERNAL_ERROR".into(), done: false };
+    for call in ["VDI.get_nbd_info", "VDI.get_all"] {
+        house.lab.pool().set_fault(unanswered(call));
+        let found = house.examine().await;
+        let line = found.iter().find(|line| line.object == "pool lab" && line.verdict == Verdict::Warning);
+        let line = line.unwrap_or_else(|| panic!("{call}: {found:#?}"));
+        assert_eq!(line.check, "nbd");
+        assert!(line.measured.contains("does not tell where") && line.measured.contains("INTERNAL_ERROR"), "{line:?}");
+        house.lab.pool().clear_faults();
+    }
+    // An address that no disk tells of: its certificate is asked for, and this pool does not know the question.
+    let listener = std::net::TcpListener::bind(("127.0.0.77", house.lab.pool().nbd_port())).unwrap();
+    house.change("PIF.set_IP", json!([house.only("PIF"), "127.0.0.77"])).await;
+    let said = only_wrong(&house.examine().await, "nbd", "host lab-host-1 of lab", Verdict::Warning);
+    assert!(said.contains("its certificate is not told") && said.contains("MESSAGE_METHOD_UNKNOWN"), "{said}");
+    drop(listener);
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_cannot_say_all_holds_up_nothing_else() {
+    let house = House::sound().await;
+    let state =
+        sqlx::SqlitePool::connect(&format!("sqlite:{}", house.dir.path().join("state/state.db").display())).await.unwrap();
+    sqlx::query("UPDATE remotes SET sealed_url = x'00'").execute(&state).await.unwrap();
+    state.close().await;
+    let found = house.examine().await;
+    let said = only_wrong(&found, "disk", "state", Verdict::Fail);
+    assert!(said.contains("cannot decrypt"), "{said}");
+    let kinds = kinds(&found);
+    for kind in ["disk", "certificate", "pool", "nbd", "cbt"] {
+        assert!(kinds.contains(&kind), "{kind}: {found:#?}");
+    }
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_in_the_address_of_a_remote() {
+    for (remote, verdict, words) in [
+        ("nfs://nowhere.invalid:/export", Verdict::Fail, "nowhere.invalid does not resolve"),
+        ("nfs://127.0.0.1:/export", Verdict::Pass, "127.0.0.1 is an address"),
+    ] {
+        let house = House::new(Wrong { remote: Some(remote), ..Wrong::default() }).await;
+        let found = house.examine().await;
+        let line = found.iter().find(|line| line.check == "dns" && line.object == "remote nas").unwrap();
+        assert!(line.verdict == verdict && line.measured.contains(words), "{line:?}");
+        house.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_nbd_server_that_hangs_up_or_has_no_tls() {
     let house = House::sound().await;
     for fault in [Fault::RefuseNbd, Fault::RefuseNbdTls] {
@@ -349,6 +429,30 @@ async fn a_remote_that_is_gone_or_is_a_file_or_hangs() {
     remotes.ask(&record, Duration::ZERO, "look at", never).await.unwrap_err();
     let said = only_wrong(&house.examine().await, "remote", "remote nas", Verdict::Fail);
     assert!(said.contains("does not answer"), "{said}");
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_remote_that_is_busy_is_not_broken() {
+    let house = House::sound().await;
+    let remotes = &house.running.daemon.remotes;
+    let record = remotes.find("nas").await.unwrap();
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let (begin, begun) = tokio::sync::oneshot::channel::<()>();
+    let listing = remotes.ask(&record, Duration::from_secs(600), "list", move |_| async move {
+        let _ = begin.send(());
+        let _ = ended.await;
+        Ok::<_, storage::StorageError>(())
+    });
+    let examined = async {
+        begun.await.unwrap();
+        let said = only_wrong(&house.examine().await, "remote", "remote nas", Verdict::Warning);
+        assert!(said.contains("another question to it takes long"), "{said}");
+        end.send(()).unwrap();
+    };
+    let (listed, ()) = tokio::join!(listing, examined);
+    listed.unwrap();
+    only_right(&house.examine().await);
     house.end().await;
 }
 
@@ -420,24 +524,89 @@ async fn file_systems_without_room() {
             "cp -a \"$1/{full}\" \"$1/copy\" && mount -t tmpfs -o size={size} tmpfs \"$1/{full}\" && cp -a \"$1/copy/.\" \"$1/{full}/\" \
              && chmod 700 \"$1/{full}\" && exec \"$2\" --config \"$1/backhauld.toml\""
         );
-        let mut child = Command::new("unshare")
-            .args(["--map-root-user", "--mount", "sh", "-c", &script, "sh"])
-            .args([dir.path().as_os_str(), env!("CARGO_BIN_EXE_backhauld").as_ref()])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
-        let ready: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
-        let client = Client::new(ready["address"].as_str().unwrap(), ready["fingerprint"].as_str().unwrap().parse().unwrap());
+        let (mut mounted, _, client) = with_mounts(dir.path(), &script);
         let said = only_wrong(&examine(&client, json!({})).await, check, object, Verdict::Fail);
         assert!(
             said.contains(if full == "state" { "32.0 MiB free" } else { "step write" }) || said.contains("of 32.0 MiB"),
             "{said}"
         );
-        rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
-        assert!(child.wait().unwrap().success());
+        assert!(mounted.stop().unwrap().success());
         lab.close().await.unwrap();
     }
+}
+
+/// A daemon in a mount namespace of its own, and the script that started it. Nothing of it outlives a test that fails.
+struct Mounted {
+    child: Child,
+    dir: PathBuf,
+}
+
+impl Mounted {
+    /// Stops the daemon; its script ends as it does.
+    fn stop(&mut self) -> std::io::Result<std::process::ExitStatus> {
+        let text = std::fs::read_to_string(PathBuf::from(format!(
+            "/proc/{}/root{}",
+            self.child.id(),
+            self.dir.join("state/lock").display()
+        )))?;
+        let daemon = text.trim().parse().ok().and_then(rustix::process::Pid::from_raw).ok_or(std::io::ErrorKind::NotFound)?;
+        rustix::process::kill_process(daemon, rustix::process::Signal::TERM)?;
+        self.child.wait()
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) && self.stop().is_err() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Starts one by a script that is given the folder and the program, and ends as the program does.
+fn with_mounts(dir: &Path, script: &str) -> (Mounted, BufReader<ChildStdout>, Client) {
+    let mut child = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", script, "sh"])
+        .args([dir.as_os_str(), env!("CARGO_BIN_EXE_backhauld").as_ref()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    let ready: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+    let client = Client::new(ready["address"].as_str().unwrap(), ready["fingerprint"].as_str().unwrap().parse().unwrap());
+    (Mounted { child, dir: dir.to_owned() }, output, client)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_remote_whose_share_is_away_is_not_written_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let share = dir.path().join("share");
+    std::fs::create_dir(&share).unwrap();
+    write_config(dir.path(), &config_text(dir.path()));
+    // Unmounts when a line comes, and says so.
+    let script = "mount -t tmpfs -o size=4g tmpfs \"$1/share\" && { \"$2\" --config \"$1/backhauld.toml\" </dev/null & pid=$!; \
+                  read _; umount \"$1/share\" && echo gone; wait $pid; }";
+    let (mut mounted, mut output, client) = with_mounts(dir.path(), script);
+    let url = format!("file://{}", share.display());
+    let remote = client.call::<RemoteAdd>(RemoteAddParams { name: "nas".into(), url }).await;
+    let found = examine(&client, json!({})).await;
+    only_right(&found);
+    let mount = format!("tmpfs mounted at {}", share.display());
+    assert!(found.iter().any(|line| line.check == "remote" && line.measured.contains(&mount)), "{found:#?}");
+    let mut line = String::new();
+    mounted.child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "gone\n");
+    let found = examine(&client, json!({})).await;
+    let said = only_wrong(&found, "remote", "remote nas", Verdict::Fail);
+    assert!(said.contains("is not mounted") && said.contains(&mount), "{said}");
+    let test = client.call::<RemoteTestRun>(IdParams { id: remote.id }).await;
+    assert_eq!((test.success, test.error.map(|error| error.code).as_deref()), (false, Some("REMOTE_NOT_MOUNTED")));
+    assert_eq!(std::fs::read_dir(&share).unwrap().count(), 0, "nothing is written to the folder that is left");
+    assert!(mounted.stop().unwrap().success());
 }

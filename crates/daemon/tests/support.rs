@@ -117,7 +117,7 @@ async fn it_tells_all_and_no_secret() {
         "[redacted: HTTP proxy account]",
         "[redacted: licence signature]",
         "[redacted: private key]",
-        "MemTotal",
+        "memory free",
         "SNAPSHOT",
         "HTTP proxy: ",
         "fix: ",

@@ -13,7 +13,7 @@ use common::process::write_config;
 use common::{Client, TOKEN, config_text};
 use daemon::clock::SystemClock;
 use daemon::journal::Journal;
-use daemon::store::{NewRun, Store};
+use daemon::store::{NewRun, RemoteRecord, Store};
 use daemon::upgrade::{Expected, Pending, ProgramInfo, Programs, Stage};
 use engine::plan::Secret;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -52,9 +52,13 @@ struct Launched {
 
 fn launch_with(dir: &Path, upgrade: &str) -> Launched {
     write_config(dir, &format!("{}{upgrade}", config_text(dir)));
-    let mut child = Command::new(env!("CARGO_BIN_EXE_backhauld"))
-        .args(["launch", "--config"])
-        .arg(dir.join("backhauld.toml"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_backhauld"));
+    command.args(["launch", "--config"]).arg(dir.join("backhauld.toml"));
+    launched(command, dir)
+}
+
+fn launched(mut command: Command, dir: &Path) -> Launched {
+    let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::from(std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap()))
         .spawn()
@@ -107,6 +111,21 @@ impl Launched {
         let sum: String = Sha256::digest(bundle).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(received, Received { bundle: sum.clone(), bytes: bundle.len() as u64 });
         UpgradeParams { bundle: sum, wait_seconds: Some(60), downgrade: false }
+    }
+
+    /// Sends what is not taken; with what status, and why.
+    async fn refused(&self, body: impl Into<reqwest::Body>) -> (u16, ErrorReport) {
+        let response = self.client.authenticated(BUNDLE_PATH).body(body).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    /// What lies in the folder of received bundles.
+    fn received(&self) -> Vec<String> {
+        // As the launcher sees it: it may have mounts of its own.
+        let root = PathBuf::from(format!("/proc/{}/root", self.child.id()));
+        let folder = self.dir.join("state/programs/received");
+        let entries = std::fs::read_dir(root.join(folder.strip_prefix("/").unwrap()));
+        entries.into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
     }
 
     async fn status(&self) -> ProxyStatus {
@@ -260,7 +279,7 @@ async fn a_bad_program_is_taken_back_with_the_state_as_it_was() {
         assert_eq!(run.run.error.as_ref().map(|error| &error.message), Some(&error.message), "{name}");
         if name == "exits" {
             let said = error.causes.join("\n");
-            assert!(said.contains("broken") && said.contains("smb://…@nas"), "{said}");
+            assert!(said.contains("broken") && said.contains("smb://[redacted: account]@nas"), "{said}");
             assert!(!said.contains(TOKEN) && !said.contains("hunter2"), "{said}");
         }
     }
@@ -319,15 +338,82 @@ async fn what_is_refused_touches_nothing() {
     assert!(proxy.programs().pending().unwrap().is_none() && folders(&proxy.programs()) == 0);
     proxy.stop();
 
-    // Without a key nobody's bundle is taken, and without a launcher nobody's either; both say what to do.
+    // Without a key nobody's bundle is taken, and without a launcher nobody's either; both say what to do, and neither is
+    // written anywhere. One of some size: whoever is still sending it is to read the answer.
+    let large = vec![0; 8 << 20];
     let proxy = launch_with(dir.path(), "");
-    let refused = proxy.upgrade(&good).await.unwrap_err();
+    let refused = proxy.refused(large.clone()).await;
+    assert!(refused.0 == 403 && refused.1.message.contains("[upgrade] keys"), "{refused:?}");
+    let refused = proxy.client.try_call::<UpgradeStart>(params(&"0".repeat(64))).await.unwrap_err();
     assert!(refused.message.contains("[upgrade] keys"), "{refused:?}");
     proxy.stop();
     let daemon = common::process::spawn(dir.path());
+    let refused = daemon.client.authenticated(BUNDLE_PATH).body(large).send().await.unwrap();
+    assert_eq!(refused.status(), 403);
+    assert!(!dir.path().join("state/programs/received").exists());
     let refused = daemon.client.try_call::<UpgradeStart>(params(&"0".repeat(64))).await.unwrap_err();
     assert!(refused.message.contains("backhauld launch"), "{refused:?}");
     daemon.stop();
+}
+
+/// Connects as somebody who says how long a bundle is, sends less, and goes.
+async fn send_a_part(client: &Client, length: usize, part: usize) {
+    use tokio::io::AsyncWriteExt;
+    let address = client.base.strip_prefix("https://").unwrap();
+    let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (trust, _) = tls::Trust::first_use();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(tls::client_config(trust)));
+    let mut stream = connector.connect("localhost".try_into().unwrap(), tcp).await.unwrap();
+    let head =
+        format!("POST {BUNDLE_PATH} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&vec![0; part]).await.unwrap();
+    stream.flush().await.unwrap();
+    stream.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_arrive_and_what_is_never_started_leaves_nothing_on_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let proxy = launch(dir.path(), 6);
+    let log = || std::fs::read_to_string(dir.path().join("log")).unwrap();
+    send_a_part(&proxy.client, 100 << 20, 1 << 20).await;
+    let deadline = Instant::now() + PATIENCE;
+    while !log().contains("not sent to its end") || !proxy.received().is_empty() {
+        assert!(Instant::now() < deadline, "{:?} stays: {}", proxy.received(), log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let sent = proxy.sent(&bundle_of(b"program", "lab.2")).await;
+    assert_eq!(proxy.received(), [sent.bundle.clone()]);
+    proxy.stop();
+    let again = launch(dir.path(), 6);
+    assert!(again.received().is_empty(), "{:?}", again.received());
+    let gone = again.client.try_call::<UpgradeStart>(sent).await.unwrap_err();
+    assert_eq!(gone.code, ErrorCode::NoSuchObject.number());
+    again.stop();
+}
+
+/// The state on a file system of 96 MiB, in a mount namespace of the launcher's own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_never_fills_the_disk_of_the_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("state")).unwrap();
+    let keys = format!("[upgrade]\nkeys = [\"{}\"]\n", KEY.public());
+    write_config(dir.path(), &format!("{}{keys}", config_text(dir.path())));
+    let script = "mount -t tmpfs -o size=96m,mode=700 tmpfs \"$1/state\" && exec \"$2\" launch --config \"$1/backhauld.toml\"";
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--mount", "sh", "-c", script, "sh"]);
+    command.args([dir.path().as_os_str(), env!("CARGO_BIN_EXE_backhauld").as_ref()]);
+    let proxy = launched(command, dir.path());
+    let (status, report) = proxy.refused(vec![0; 48 << 20]).await;
+    assert!(status == 507 && report.message.contains("112.0 MiB") && report.message.contains("are free"), "{report:?}");
+    // Without its length it is seen on the way, and what was written goes.
+    let pieces = futures::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![0; 1 << 20]));
+    let (status, report) = proxy.refused(reqwest::Body::wrap_stream(futures::StreamExt::take(pieces, 48))).await;
+    assert!(status == 507 && report.message.contains("64.0 MiB") && report.message.contains("are free"), "{report:?}");
+    let small = proxy.sent(&bundle_of(b"program", "lab.2")).await;
+    assert_eq!(proxy.received(), [small.bundle], "there is room as before");
+    proxy.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -582,4 +668,97 @@ async fn nothing_is_changed_while_a_program_is_on_probation() {
     assert_eq!(proxy.settled().await.upgrade.unwrap().phase, UpgradePhase::Done);
     proxy.client.call::<RemoteAdd>(add).await;
     proxy.stop();
+}
+
+fn job(id: &str) -> Job {
+    let spec = serde_json::json!({ "name": "nightly", "mode": "delta", "vms": ["nowhere"], "remotes": ["remote-1"] });
+    let spec = serde_json::from_value(spec).unwrap();
+    Job { id: id.into(), schedule_id: "s".into(), spec, last_run: None, next_runs: Vec::new() }
+}
+
+/// Keeps that job, and the remote it names.
+async fn add_job(store: &Store) {
+    let remote = RemoteRecord { id: "remote-1".into(), name: "nowhere".into(), url: "file:///nowhere".into() };
+    store.add_remote(&remote, 0).await.unwrap();
+    store.add_job(&job("job-1"), 0).await.unwrap();
+}
+
+/// A run that ended without settling what it had announced, and a job that fell due while the upgrade waited.
+async fn leave_work(dir: &Path) {
+    let store = Arc::new(Store::open(&dir.join("state")).await.unwrap());
+    let journal = Journal::open(Arc::clone(&store), Arc::new(SystemClock), Arc::default()).await.unwrap();
+    let run = NewRun { id: "leaver01".into(), kind: RunKind::Backup, job: None, label: "l".into(), recovers: None };
+    journal.create(run).await.unwrap();
+    let what = Intent::RestorePoint { remote: "forgotten".into(), vm: "vm".into() };
+    journal.append("leaver01", EventKind::Intent { intent: 1, what }).await.unwrap();
+    let ended = EventKind::RunEnded { outcome: Outcome::Interrupted, error: None, summary: RunSummary::default() };
+    journal.append("leaver01", ended).await.unwrap();
+    add_job(&store).await;
+    store.set_fact("held_starts", "[\"job-1\"]").await.unwrap();
+    journal.close().await;
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_on_probation_cleans_nothing_up_and_what_waited_begins_when_it_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let proxy = launch(dir.path(), 60);
+    let before = proxy.status().await;
+    proxy.stop();
+    leave(dir.path(), Left::Swap, &before.id, &before.fingerprint, Vec::new()).await;
+    leave_work(dir.path()).await;
+    let mut proxy = launch(dir.path(), 60);
+    assert_eq!(proxy.settled().await.upgrade.unwrap().phase, UpgradePhase::Done);
+    let deadline = Instant::now() + PATIENCE;
+    let (recovery, due) = loop {
+        let runs = proxy.client.call::<RunList>(RunListParams::default()).await;
+        let recovery = runs.iter().find(|run| run.kind == RunKind::Recover);
+        let due = runs.iter().find(|run| run.job.as_deref() == Some("job-1"));
+        if let (Some(recovery), Some(due)) = (recovery, due) {
+            break (recovery.clone(), due.clone());
+        }
+        assert!(Instant::now() < deadline, "what waited never begins: {runs:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let over = proxy.history().await.run.ended_at.unwrap();
+    assert!(recovery.queued_at >= over && due.queued_at >= over, "{over}: {recovery:?} {due:?}");
+    assert_ne!(due.outcome, Some(Outcome::Skipped), "{due:?}");
+    proxy.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_and_an_upgrade_hold_runs_back_each_for_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let (running, client) = common::start(dir.path()).await;
+    let runs = &running.daemon.runs;
+    add_job(&running.daemon.store).await;
+    runs.hold(true);
+    for on in [true, false] {
+        assert!(client.call::<ProxyDrain>(DrainParams { on }).await.draining, "the upgrade goes on");
+    }
+    let refused = client.try_call::<JobRun>(IdParams { id: "job-1".into() }).await.unwrap_err();
+    assert!(refused.message.contains("being upgraded"), "{refused:?}");
+    // Due twice while the upgrade waits: started once when it is over.
+    for _ in 0..2 {
+        runs.start_scheduled(job("job-1")).await;
+    }
+    let list = async || client.call::<RunList>(RunListParams::default()).await;
+    assert_eq!(list().await, []);
+    runs.hold(false);
+    assert!(!client.call::<ProxyStatusGet>(NoParams {}).await.draining);
+    for _ in 0..2 {
+        runs.start_held().await;
+    }
+    let started = list().await;
+    assert_eq!(started.iter().map(|run| run.job.as_deref()).collect::<Vec<_>>(), [Some("job-1")]);
+    client.events(&started[0].id, 0).await;
+    assert_eq!(list().await[0].outcome, Some(Outcome::Failure), "its VM is nowhere");
+    // What a person holds back is not made up for, and a person's wish outlives the upgrade.
+    client.call::<ProxyDrain>(DrainParams { on: true }).await;
+    runs.hold(true);
+    runs.start_scheduled(job("job-1")).await;
+    runs.hold(false);
+    assert!(client.call::<ProxyStatusGet>(NoParams {}).await.draining);
+    assert_eq!(list().await[0].outcome, Some(Outcome::Skipped));
+    running.stop().await;
 }

@@ -67,3 +67,68 @@ impl Header {
         self.texts(tag).into_iter().next().unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    /// A header of texts.
+    fn header(entries: &[(u32, &[&str])]) -> Vec<u8> {
+        let (mut index, mut store) = (Vec::new(), Vec::new());
+        for (tag, texts) in entries {
+            for number in [*tag, 8, store.len() as u32, texts.len() as u32] {
+                index.extend_from_slice(&number.to_be_bytes());
+            }
+            texts.iter().for_each(|text| store.extend_from_slice(&[text.as_bytes(), &[0]].concat()));
+        }
+        let counts = [[0; 4], (entries.len() as u32).to_be_bytes(), (store.len() as u32).to_be_bytes()].concat();
+        [MAGIC.to_vec(), counts, index, store].concat()
+    }
+
+    /// A package whose header of signatures has a length that must be filled up.
+    fn package_of(entries: &[(u32, &[&str])]) -> Vec<u8> {
+        let mut package = vec![0; LEAD as usize];
+        package[..4].copy_from_slice(&[0xED, 0xAB, 0xEE, 0xDB]);
+        package.extend(header(&[(1004, &["sum"])]));
+        package.resize(package.len().next_multiple_of(8), 0);
+        package.extend(header(entries));
+        package
+    }
+
+    #[test]
+    fn the_headers_say_machine_and_library() {
+        let needed = ["libc.so.6(GLIBC_2.9)(64bit)", "libc.so.6(GLIBC_2.34)(64bit)", "libc.so.6()(64bit)", "systemd"];
+        let entries: [(u32, &[&str]); 5] =
+            [(NAME, &["backhaul"]), (VERSION, &["0.1.0"]), (RELEASE, &["1"]), (ARCH, &["x86_64"]), (REQUIRES, &needed)];
+        let found = package(&mut Cursor::new(package_of(&entries))).unwrap();
+        assert_eq!(found.kind, Kind::Rpm { version: "0.1.0-1".into() });
+        assert_eq!(found.needs, Needs { machine: "x86_64".into(), glibc: Some(Glibc { major: 2, minor: 34 }) });
+        assert_eq!(package(&mut Cursor::new(package_of(&entries[..4]))).unwrap().needs.glibc, None);
+    }
+
+    #[test]
+    fn what_is_another_package_or_none_is_said() {
+        let said = |bytes: Vec<u8>| package(&mut Cursor::new(bytes)).unwrap_err().to_string();
+        assert!(said(package_of(&[(NAME, &["nginx"])])).contains("the package \"nginx\""));
+        assert!(said(package_of(&[])).contains("the package \"\""));
+        let whole = package_of(&[(NAME, &["backhaul"])]);
+        for length in [LEAD as usize + 10, whole.len() - 3] {
+            let cut = package(&mut Cursor::new(&whole[..length]));
+            assert!(matches!(&cut, Err(Fault::Read(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof), "{cut:?}");
+        }
+        let with = |at: usize, number: u32| {
+            let mut package = whole.clone();
+            package[at..at + 4].copy_from_slice(&number.to_be_bytes());
+            package
+        };
+        let (entries, size) = (LEAD as usize + 8, LEAD as usize + 12);
+        for bad in [with(LEAD as usize, 0), with(entries, u32::MAX), with(size, u32::MAX)] {
+            assert_eq!(said(bad), "it is no RPM package of a known kind");
+        }
+        // A text that begins behind the end of all is none.
+        let second = whole.len() - "backhaul\0".len() - 8;
+        assert!(said(with(second, u32::MAX)).contains("the package \"\""));
+    }
+}

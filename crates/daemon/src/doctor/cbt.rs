@@ -34,10 +34,10 @@ pub async fn check(lines: &Lines, visit: &Visit) {
         );
         let work = async move {
             let finding = match state.await {
-                Ok(state) => judge(job, &state).unwrap_or_else(Finding::nothing),
+                Ok(state) => judge(job, &state),
                 Err(error) => {
                     let words = format!("its disks cannot be read: {error}");
-                    Finding::fail(words, "check that the user of the pool may read everything (role pool-admin)")
+                    Some(Finding::fail(words, "check that the user of the pool may read everything (role pool-admin)"))
                 }
             };
             (finding, Some(()))

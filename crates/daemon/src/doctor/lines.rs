@@ -99,22 +99,28 @@ impl Lines {
         self.pending.clone()
     }
 
-    /// Runs a check within the limit of its kind and tells its line. Gives on what the check found for those that depend
-    /// on it; nothing when they need not be tried.
-    pub async fn check<T>(&self, about: About, work: impl Future<Output = (Finding, Option<T>)>) -> Option<T> {
+    /// Runs a check within the limit of its kind and tells its line, if there is something to tell. Gives on what the check
+    /// found for those that depend on it; nothing when they need not be tried.
+    pub async fn check<T, F>(&self, about: About, work: impl Future<Output = (F, Option<T>)>) -> Option<T>
+    where
+        F: Into<Option<Finding>>,
+    {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let (begun, limit) = (Instant::now(), (self.limit)(about.kind));
         self.pending.enter(number, about.clone());
         let done = tokio::time::timeout(limit, AssertUnwindSafe(work).catch_unwind()).await;
         let (finding, value) = match done {
-            Ok(Ok(done)) => done,
+            Ok(Ok((finding, value))) => (finding.into(), value),
             Ok(Err(_)) => {
                 let words = format!("{}: the check itself broke down", about.trying);
-                (Finding::fail(words, "send the support bundle to whoever made this program: backhaul support"), None)
+                let fix = "send the support bundle to whoever made this program: backhaul support";
+                (Some(Finding::fail(words, fix)), None)
             }
-            Err(_) => (about.late(limit), None),
+            Err(_) => (Some(about.late(limit)), None),
         };
-        if self.pending.leave(number) && finding != Finding::nothing() {
+        if self.pending.leave(number)
+            && let Some(finding) = finding
+        {
             // Whoever listened may be gone.
             let _ = self.sender.send(about.line(finding, begun)).await;
         }

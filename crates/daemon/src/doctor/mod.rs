@@ -6,8 +6,8 @@
 //!
 //! ```text
 //! certificate  disk  license  version  clock of the console        one each
-//! remote name ─ dns                                                each remote on a host
-//! remote ─ written, read back, free space                          each remote
+//! state ┬ remote name ─ dns                                        each remote on a host
+//!       └ remote ─ mount, written, read back, free space           each remote
 //! pool name ─ dns ─ route ─ login ┬ clock, route of each host      each pool
 //!                                 ├ versions
 //!                                 ├ networks with purpose nbd ─ host ─ route ─ TLS
@@ -37,7 +37,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::daemon::Daemon;
-use crate::fault::Fault;
+use crate::fault;
 pub(crate) use dns::name_servers;
 use lines::{About, Lines};
 
@@ -106,27 +106,14 @@ impl Finding {
         Self { verdict: Verdict::Warning, measured: measured.into(), fix: Some(fix.into()) }
     }
 
-    /// There was nothing to check after all: no line.
-    fn nothing() -> Self {
-        Self::pass("")
-    }
-
     fn fail(measured: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { verdict: Verdict::Fail, measured: measured.into(), fix: Some(fix.into()) }
     }
 }
 
 /// Examines everything. The lines come as they come out; whoever stops listening stops the checks.
-///
-/// # Errors
-/// The state cannot say which remotes and jobs there are.
-pub async fn examine(
-    daemon: Arc<Daemon>,
-    asked: DoctorParams,
-) -> Result<impl Stream<Item = DoctorCheck> + Send + 'static, Fault> {
+pub fn examine(daemon: Arc<Daemon>, asked: DoctorParams) -> impl Stream<Item = DoctorCheck> + Send + 'static {
     let asked_at = daemon.now();
-    let remotes = daemon.store.remotes().await?;
-    let jobs = Arc::new(daemon.store.jobs().await?);
     let (sender, receiver) = mpsc::channel(64);
     let lines = Lines::new(sender);
     let mut tasks = JoinSet::new();
@@ -139,6 +126,31 @@ pub async fn examine(
     if let Some(url) = daemon.settings.get().http_proxy {
         tasks.spawn(route::check_http_proxy(lines.clone(), url));
     }
+    tasks.spawn(check_stored(lines.clone(), daemon));
+    stream(receiver, lines, tasks, OVERALL)
+}
+
+/// Checks what the state knows of. What cannot be read there is a line, and holds up nothing that can.
+async fn check_stored(lines: Lines, daemon: Arc<Daemon>) {
+    let about = About::new(
+        Kind::Disk,
+        "state",
+        "reading remotes and jobs",
+        "check the disk of the state folder (dmesg); the state does not answer",
+    );
+    let reading = async {
+        let (remotes, jobs) = tokio::join!(daemon.store.remotes(), daemon.store.jobs());
+        let failures = [remotes.as_ref().err(), jobs.as_ref().err()];
+        let words: Vec<String> = failures.into_iter().flatten().map(|error| fault::chain(error)).collect();
+        let finding = (!words.is_empty()).then(|| {
+            let fix = "check the disk of the state folder; if a file in it was replaced, put it back as it was";
+            Finding::fail(format!("{}: they are not checked", words.join("; ")), fix)
+        });
+        (finding, Some((remotes.unwrap_or_default(), jobs.unwrap_or_default())))
+    };
+    let (remotes, jobs) = lines.check(about, reading).await.unwrap_or_default();
+    let jobs = Arc::new(jobs);
+    let mut tasks = JoinSet::new();
     for remote in remotes {
         if let Some(host) = remote::host(&remote) {
             let (lines, object) = (lines.clone(), format!("remote {}", remote.name));
@@ -149,7 +161,7 @@ pub async fn examine(
     for id in daemon.pools.ids() {
         tasks.spawn(pool::check(lines.clone(), Arc::clone(&daemon), id, Arc::clone(&jobs)));
     }
-    Ok(stream(receiver, lines, tasks, OVERALL))
+    while tasks.join_next().await.is_some() {}
 }
 
 /// The lines until the last check has spoken or the time is over, and then one for each that has not.
@@ -235,7 +247,7 @@ mod tests {
         let own = lines.clone();
         tasks.spawn(async move {
             own.check(about("first"), async { (Finding::pass("fine"), Some(())) }).await;
-            own.check::<()>(about("snail"), std::future::pending()).await;
+            own.check::<(), Finding>(about("snail"), std::future::pending()).await;
             own.check(about("never"), async { (Finding::pass("fine"), Some(())) }).await;
         });
         let overall = Duration::from_millis(500);

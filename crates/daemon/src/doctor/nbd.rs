@@ -2,7 +2,7 @@
 //! there with the pool's certificate.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use ::nbd::{Endpoint, ExportName, NbdError, Tls};
@@ -25,24 +25,18 @@ const ASKED: usize = 8;
 /// What to look after where an NBD server should listen.
 const SERVICE: &str = "that the NBD server runs on that host (systemctl status xapi-nbd)";
 
-/// Where a host serves NBD.
-struct Place {
-    address: IpAddr,
-    port: u16,
-    /// Fingerprint of the certificate that the pool tells; none: it tells none.
-    tls: Option<Tls>,
-}
+/// What to do when the toolstack does not answer.
+const BUSY: &str = "check the load of the pool's master (xe task-list); the toolstack is slow or busy";
+
+/// What the pool tells of its NBD servers, by address.
+type Told = BTreeMap<IpAddr, NbdInfo>;
 
 /// Checks networks, then every host.
 pub async fn check(lines: &Lines, visit: &Visit) {
-    let about = About::new(
-        Kind::Nbd,
-        visit.object(),
-        "reading its networks",
-        "check the load of the pool's master (xe task-list); the toolstack is slow or busy",
-    );
+    let about = About::new(Kind::Nbd, visit.object(), "reading its networks", BUSY);
     let Some((networks, pifs)) = lines.check(about, read(visit)).await else { return };
-    let told = told(visit).await;
+    let about = About::new(Kind::Nbd, visit.object(), "asking where its disks are served", BUSY);
+    let told = lines.check(about, told(visit)).await.unwrap_or_default();
     join_all(visit.hosts.iter().map(|host| check_host(lines, visit, host, &networks, &pifs, &told))).await;
 }
 
@@ -116,17 +110,30 @@ fn parameter(what: &str, network: &Record<Network>, purpose: &str) -> String {
     format!("xe network-param-{what} uuid={} param-name=purpose param-key={purpose}", network.uuid)
 }
 
-/// What the pool tells of its NBD servers, by address. A pool without disks tells nothing, and no matter.
-async fn told(visit: &Visit) -> BTreeMap<IpAddr, NbdInfo> {
-    let asking = async {
-        let disks: Vec<Ref> = visit.client.call("VDI.get_all", json!([])).await.ok()?;
-        // From the whole list: those of one storage tend to stand together.
-        let step = (disks.len() / ASKED).max(1);
-        let asked = disks.iter().step_by(step).take(ASKED).map(|disk| visit.client.nbd_info(disk));
-        let answers = join_all(asked).await.into_iter().filter_map(Result::ok).flatten();
-        Some(answers.filter_map(|info| Some((info.address.parse().ok()?, info))).collect())
+/// Asks where some of the disks are served. A pool without disks tells nothing, and no matter; nor does a disk that has just
+/// gone, as long as others are told of.
+async fn told(visit: &Visit) -> (Option<Finding>, Option<Told>) {
+    let failed = |error: &xapi::Error| {
+        let words = format!("it does not tell where its disks are served: {}", fault::chain(error));
+        let fix = "look into the log of the pool's master: /var/log/xensource.log; backups read these disks as streams or fail";
+        Some(Finding::warning(words, fix))
     };
-    tokio::time::timeout(Kind::Nbd.limit(), asking).await.ok().flatten().unwrap_or_default()
+    let disks: Vec<Ref> = match visit.client.call("VDI.get_all", json!([])).await {
+        Ok(disks) => disks,
+        Err(error) => return (failed(&error), None),
+    };
+    // From the whole list: those of one storage tend to stand together.
+    let step = (disks.len() / ASKED).max(1);
+    let asked = disks.iter().step_by(step).take(ASKED).map(|disk| visit.client.nbd_info(disk));
+    let (mut found, mut failure) = (Told::new(), None);
+    for answer in join_all(asked).await {
+        match answer {
+            Ok(infos) => found.extend(infos.into_iter().filter_map(|info| Some((info.address.parse().ok()?, info)))),
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    let finding = failure.filter(|_| found.is_empty()).and_then(|error| failed(&error));
+    (finding, Some(found))
 }
 
 async fn check_host(
@@ -135,7 +142,7 @@ async fn check_host(
     host: &Record<Host>,
     networks: &[Record<Network>],
     pifs: &[Record<Pif>],
-    told: &BTreeMap<IpAddr, NbdInfo>,
+    told: &Told,
 ) {
     let object = visit.host_object(host);
     let addresses = addresses(host, networks, pifs);
@@ -151,9 +158,17 @@ async fn check_host(
     join_all(addresses.into_iter().map(|address| {
         let object = &object;
         async move {
-            let place = place(visit, host, address, told).await;
-            if route::check(lines, object, &[address], place.port, SERVICE).await.is_some() {
-                handshake(lines, object, place).await;
+            let known = told.get(&address);
+            let port = known.or_else(|| told.values().next()).map_or(PORT, |info| info.port);
+            if route::check(lines, object, &[address], port, SERVICE).await.is_none() {
+                return;
+            }
+            let certificate = match known {
+                Some(info) => Some(info.cert.clone()),
+                None => certificate(lines, visit, host).await,
+            };
+            if let Some(certificate) = certificate {
+                handshake(lines, object, SocketAddr::new(address, port), &certificate).await;
             }
         }
     }))
@@ -170,18 +185,23 @@ fn addresses(host: &Record<Host>, networks: &[Record<Network>], pifs: &[Record<P
     found.collect()
 }
 
-async fn place(visit: &Visit, host: &Record<Host>, address: IpAddr, told: &BTreeMap<IpAddr, NbdInfo>) -> Place {
-    if let Some(info) = told.get(&address) {
-        return Place { address, port: info.port, tls: Tls::required(&info.cert).ok() };
-    }
-    let asking = visit.client.call::<String>("host.get_server_certificate", json!([host.reference]));
-    let certificate = tokio::time::timeout(Kind::Nbd.limit(), asking).await.ok().and_then(Result::ok);
-    let port = told.values().next().map_or(PORT, |info| info.port);
-    Place { address, port, tls: certificate.and_then(|pem| Tls::required(&pem).ok()) }
+/// The certificate of a host of whose NBD server no disk has told.
+async fn certificate(lines: &Lines, visit: &Visit, host: &Record<Host>) -> Option<String> {
+    let about = About::new(Kind::Nbd, visit.host_object(host), "asking for its certificate", BUSY);
+    let work = async {
+        match visit.client.call::<String>("host.get_server_certificate", json!([host.reference])).await {
+            Ok(certificate) => (None, Some(certificate)),
+            Err(error) => {
+                let words = format!("its certificate is not told, so its NBD server is not tried: {}", fault::chain(&error));
+                let fix = "look into the log of the pool's master: /var/log/xensource.log";
+                (Some(Finding::warning(words, fix)), None)
+            }
+        }
+    };
+    lines.check(about, work).await
 }
 
-async fn handshake(lines: &Lines, object: &str, Place { address, port, tls }: Place) {
-    let shown = std::net::SocketAddr::new(address, port);
+async fn handshake(lines: &Lines, object: &str, shown: SocketAddr, certificate: &str) {
     let about = About::new(
         Kind::Nbd,
         object,
@@ -189,13 +209,19 @@ async fn handshake(lines: &Lines, object: &str, Place { address, port, tls }: Pl
         format!("check {SERVICE}; restart it: systemctl restart xapi-nbd"),
     );
     let work = async {
-        let Some(tls) = tls else {
-            let words = format!("{shown} takes connections; the pool tells no certificate of it, so no disk is read there yet");
-            return (Finding::pass(words), Some(()));
+        let tls = match Tls::required(certificate) {
+            Ok(tls) => tls,
+            Err(error) => {
+                let words = format!(
+                    "the certificate that the pool tells of the NBD server at {shown} is no good: {}",
+                    fault::chain(&error)
+                );
+                return (Finding::warning(words, "look at it: xe host-get-server-certificate uuid=… (xe host-list)"), None);
+            }
         };
         let begun = Instant::now();
         let export_name = ExportName::new("").unwrap_or_else(|_| unreachable!("an empty name is short enough"));
-        let endpoint = Endpoint { address: address.to_string(), port, export_name, tls };
+        let endpoint = Endpoint { address: shown.ip().to_string(), port: shown.port(), export_name, tls };
         match ::nbd::probe(&endpoint).await {
             Ok(_) => {
                 let words = format!(

@@ -1,16 +1,20 @@
 //! Whether a remote is there, can be written and read back, and has room.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::{format_bytes, format_rate};
 use storage::{Location, RemoteUrl, Space};
 
 use super::{About, Finding, Kind, Lines};
 use crate::daemon::Daemon;
+use crate::mounts;
 use crate::remotes::BUSY;
 use crate::store::RemoteRecord;
 
+/// For another question to the remote to end. What is left of the limit of the line is for the test itself.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Less than this is hardly a restore point.
 const LITTLE: u64 = 1 << 30;
 /// So much of the whole is little, too.
@@ -30,7 +34,7 @@ pub fn host(remote: &RemoteRecord) -> Option<String> {
     Some(host.trim_matches(['[', ']']).to_owned())
 }
 
-/// Writes, reads back, compares and looks at the room.
+/// Looks what it lies on, writes, reads back, compares and looks at the room.
 pub async fn check(lines: Lines, daemon: Arc<Daemon>, remote: RemoteRecord) {
     let path = match RemoteUrl::parse(&remote.url).ok().as_ref().map(RemoteUrl::location) {
         Some(Location::Local { path }) => Some(path.clone()),
@@ -51,7 +55,7 @@ pub async fn check(lines: Lines, daemon: Arc<Daemon>, remote: RemoteRecord) {
 }
 
 async fn tried(daemon: &Daemon, remote: &RemoteRecord, path: Option<PathBuf>) -> Finding {
-    let test = match daemon.remotes.probe(&remote.id).await {
+    let test = match daemon.remotes.probe(&remote.id, PATIENCE).await {
         Ok(test) => test,
         Err(fault) => return Finding::fail(fault.report().message, "backhaul remote list"),
     };
@@ -65,11 +69,8 @@ async fn tried(daemon: &Daemon, remote: &RemoteRecord, path: Option<PathBuf>) ->
     }
     let rate = |rate: Option<f64>| rate.map_or_else(|| "?".to_owned(), |rate| format_rate(rate as u64));
     let mut words = format!("10 MiB written at {} and read back at {}", rate(test.write_rate), rate(test.read_rate));
-    if let Some(path) = path {
-        let mounts = tokio::fs::read_to_string("/proc/self/mountinfo").await.unwrap_or_default();
-        if let Some((point, kind)) = mount_of(&mounts, &path) {
-            words.push_str(&format!("; on the {kind} mounted at {}", point.display()));
-        }
+    if let Some(mount) = path.as_deref().and_then(mounts::of) {
+        words.push_str(&format!("; on the {mount}"));
     }
     match daemon.remotes.space(remote).await {
         Ok(Some(space)) => judge(space, words),
@@ -84,29 +85,6 @@ fn judge(space: Space, words: String) -> Finding {
         return Finding::warning(words, "remove restore points, lower the retention of jobs, or enlarge it");
     }
     Finding::pass(words)
-}
-
-/// Where what a path lies on is mounted, and what it is (proc_pid_mountinfo(5)).
-pub(crate) fn mount_of(mounts: &str, path: &Path) -> Option<(PathBuf, String)> {
-    let read = |line: &str| {
-        let (before, after) = line.split_once(" - ")?;
-        let point = PathBuf::from(unescaped(before.split(' ').nth(4)?));
-        Some((point, after.split(' ').next()?.to_owned()))
-    };
-    // The last one counts where several are mounted over each other.
-    mounts
-        .lines()
-        .filter_map(read)
-        .filter(|(point, _)| path.starts_with(point))
-        .max_by_key(|(point, _)| point.components().count())
-}
-
-/// Blanks and the like stand as three octal digits.
-fn unescaped(text: &str) -> String {
-    ["\\040", "\\011", "\\012", "\\134"]
-        .iter()
-        .zip([" ", "\t", "\n", "\\"])
-        .fold(text.to_owned(), |text, (code, plain)| text.replace(code, plain))
 }
 
 #[cfg(test)]
@@ -127,17 +105,6 @@ mod tests {
         assert_eq!(on("s3+http://k:s@127.0.0.1:9000/b").as_deref(), Some("127.0.0.1"));
         assert_eq!(on("s3://k:s@s3.example/b").as_deref(), Some("s3.example"));
         assert_eq!(on("nonsense"), None);
-    }
-
-    #[test]
-    fn the_deepest_mount_counts() {
-        let mounts = "22 1 0:1 / / rw - ext4 /dev/vda rw\n\
-                      30 22 0:40 / /mnt/nas\\040one rw,relatime shared:1 - nfs4 nas:/export rw,vers=4.2\n\
-                      31 22 0:41 / /mnt rw - tmpfs none rw\n";
-        let found = |path: &str| mount_of(mounts, Path::new(path)).map(|(point, kind)| (point.display().to_string(), kind));
-        assert_eq!(found("/mnt/nas one/x"), Some(("/mnt/nas one".into(), "nfs4".into())));
-        assert_eq!(found("/mnt/nas one2"), Some(("/mnt".into(), "tmpfs".into())));
-        assert_eq!(found("/srv"), Some(("/".into(), "ext4".into())));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::settings::Login;
-use crate::secrets::write_private;
+use crate::files::write_private;
 
 /// The account's name. The image has it, without a password.
 const ACCOUNT: &str = "technician";

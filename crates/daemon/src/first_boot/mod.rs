@@ -29,7 +29,7 @@ use api::AddressSpec;
 use tls::{CertificateError, SelfSigned};
 
 use crate::config::{Config, ConfigError};
-use crate::secrets::write_private;
+use crate::files::write_private;
 use settings::{FINGERPRINT, KEYS, READY, Settings};
 pub use xenstore::{Folder, Programs, XenStore, XenStoreError};
 

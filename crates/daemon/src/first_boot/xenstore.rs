@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::secrets::write_private;
+use crate::files::write_private;
 
 /// Where host and guest tell each other things.
 const DATA: &str = "vm-data";

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::{metrics, ndjson, upload};
 use crate::daemon::Daemon;
 use crate::fault::Fault;
+use crate::redact::percent_decoded;
 use crate::rpc::{self, Answer};
 
 /// The longest request, bytes. Only whoever shows the token gets that far.
@@ -73,11 +74,6 @@ fn authenticated(daemon: &Daemon, headers: &HeaderMap) -> bool {
     let bearer = headers.get_all(AUTHORIZATION).iter().filter_map(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     // XO's clients encode the value as a component of a URL.
     cookie.chain(bearer).any(|shown| is_it(shown) || is_it(&percent_decoded(shown)))
-}
-
-fn percent_decoded(text: &str) -> String {
-    let form = format!("x={}", text.replace('+', "%2B").replace('&', "%26"));
-    url::form_urlencoded::parse(form.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
 }
 
 /// Takes an upgrade bundle.

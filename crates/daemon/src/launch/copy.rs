@@ -3,14 +3,16 @@
 //! All files of the state folder itself belong to it (database, certificate, token, key), but not its folders, nor the lock
 //! and what SQLite makes anew at each start.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use tokio::time::Instant;
+
+use crate::files::{private_folder, remove_file, remove_folder, sync_folder};
 
 /// Between two looks at a lock that somebody holds.
 const LOOK: Duration = Duration::from_millis(50);
@@ -110,27 +112,19 @@ fn copy_durably(from: &Path, to: &Path) -> Result<(), CopyError> {
     fs::copy(from, to).and_then(|_| File::open(to)?.sync_all()).map_err(failed("copy", from))
 }
 
-fn sync_folder(folder: &Path) -> Result<(), CopyError> {
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("write", folder))
-}
-
 /// Copies a state to `before`, whole or not at all. The caller holds its lock.
 pub(super) fn save(state: &Path, before: &Path) -> Result<(), CopyError> {
     let made = before.with_added_extension("new");
-    let empty = |folder: &Path| match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", folder)(error)),
-        _ => Ok(()),
-    };
-    empty(&made)?;
-    DirBuilder::new().mode(0o700).create(&made).map_err(failed("make", &made))?;
+    remove_folder(&made).map_err(failed("remove", &made))?;
+    private_folder(&made).map_err(failed("make", &made))?;
     for path in files(state).map_err(failed("read", state))? {
         let Some(name) = path.file_name() else { continue };
         copy_durably(&path, &made.join(name))?;
     }
-    sync_folder(&made)?;
-    empty(before)?;
-    fs::rename(&made, before).map_err(failed("write", before))?;
-    sync_folder(before.parent().unwrap_or(state))
+    sync_folder(&made).map_err(failed("write", &made))?;
+    remove_folder(before).map_err(failed("remove", before))?;
+    let folder = before.parent().unwrap_or(state);
+    fs::rename(&made, before).and_then(|()| sync_folder(folder)).map_err(failed("write", before))
 }
 
 /// Puts a copy back; again, if need be, as often as one likes. The caller holds the lock.
@@ -139,13 +133,10 @@ pub(super) fn restore(before: &Path, state: &Path) -> Result<(), CopyError> {
     // A log that belongs to the spoilt database would be played into the good one.
     for log in LOGS {
         let path = state.join(log);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &path)(error)),
-            _ => {}
-        }
+        remove_file(&path).map_err(failed("remove", &path))?;
     }
-    sync_folder(state)?;
-    // The database's own log first: without its database it is nothing.
+    sync_folder(state).map_err(failed("write", state))?;
+    // The database before its log: one that is cut off in between has a database that is older, and whole.
     let (logs, others): (Vec<_>, Vec<_>) = copies.into_iter().partition(|path| path.ends_with(LOGS[0]));
     for path in others.iter().chain(&logs) {
         let Some(name) = path.file_name() else { continue };
@@ -153,7 +144,7 @@ pub(super) fn restore(before: &Path, state: &Path) -> Result<(), CopyError> {
         copy_durably(path, &made)?;
         fs::rename(&made, &target).map_err(failed("write", &target))?;
     }
-    sync_folder(state)
+    sync_folder(state).map_err(failed("write", state))
 }
 
 #[cfg(test)]

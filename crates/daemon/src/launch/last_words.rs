@@ -27,12 +27,21 @@ impl LastWords {
     }
 
     pub(super) fn clean(&self, text: &str) -> String {
-        let text: String = text.chars().filter(|c| !c.is_control()).collect();
-        let text = without_suspects(&self.0.redact(&text));
-        match text.char_indices().nth(LONGEST) {
-            Some((end, _)) => format!("{}…", &text[..end]),
-            None => text,
-        }
+        self.clean_lines(&[text]).join(" ")
+    }
+
+    /// Cleans all of them as one text: a private key goes over several.
+    pub(super) fn clean_lines(&self, lines: &[impl AsRef<str>]) -> Vec<String> {
+        let plain = |line: &str| line.chars().filter(|c| !c.is_control()).collect::<String>();
+        let text = lines.iter().map(|line| plain(line.as_ref())).collect::<Vec<_>>().join("\n");
+        self.0.redact(&text).lines().map(|line| shortened(without_suspects(line))).collect()
+    }
+}
+
+fn shortened(text: String) -> String {
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }
 
@@ -73,6 +82,9 @@ mod tests {
             "cannot open /var/lib/backhaul/state.db: disk I/O error"
         );
         assert_eq!(words.clean(&"é ".repeat(400)).chars().count(), LONGEST + 1);
+        let key = ["loading", "-----BEGIN PRIVATE KEY-----", "MIGHAgEAMBMG", "AQQgxyz=", "-----END PRIVATE KEY-----", "failed"];
+        assert_eq!(words.clean_lines(&key), ["loading", "[redacted: private key]", "failed"]);
+        assert_eq!(words.clean_lines(&[] as &[&str]), [""; 0]);
         assert_eq!(words.clean("see https://example.org/a@b"), "see https://example.org/a@b");
     }
 }

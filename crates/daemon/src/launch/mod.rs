@@ -378,6 +378,6 @@ fn bad(pending: &Pending, why: &str, last_lines: &[String], words: &LastWords) -
     let message = format!("the new program {} was taken back: {}", pending.to, words.clean(why));
     let mut report = ErrorReport::new("UPGRADE_ROLLED_BACK", message)
         .with_next(format!("{} runs again with its state of before; ask whoever made the bundle", pending.from));
-    report.causes = last_lines.iter().map(|line| words.clean(line)).collect();
+    report.causes = words.clean_lines(last_lines);
     report
 }

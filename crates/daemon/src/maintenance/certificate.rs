@@ -11,7 +11,7 @@ use tls::{CertificateError, Facts, Fingerprint, SelfSigned};
 use crate::config::Config;
 use crate::daemon::StartError;
 use crate::fault::{Fault, Invalid};
-use crate::secrets::write_private;
+use crate::files::write_private;
 use crate::store::{Store, StoreError};
 
 /// The fingerprint of the configured certificate that a renewed one stands in the place of. With another one configured

@@ -82,7 +82,7 @@ mod tests {
         let write = |path: &Path| {
             let made = SelfSigned::generate(&["localhost"]).unwrap();
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            crate::secrets::write_private(path, format!("{}{}", made.certificate_pem, made.key_pem).as_bytes()).unwrap();
+            crate::files::write_private(path, format!("{}{}", made.certificate_pem, made.key_pem).as_bytes()).unwrap();
             Some(made.fingerprint().unwrap())
         };
         let own = write(&dir.path().join("state/certificate.pem"));

@@ -65,7 +65,7 @@ pub async fn export(daemon: &Daemon) -> Result<ProxyState, Fault> {
         tokens: daemon.tokens.get(),
         certificate: Secret::new(daemon.certificates.pem()),
         highest_time: daemon.store.fact(HIGH_WATER).await?,
-        draining: daemon.runs.is_draining(),
+        draining: daemon.runs.is_drained_by_hand(),
         records: daemon.store.records().await?,
     };
     let content = serde_json::to_value(content).map_err(|_| broken("the state cannot be written as JSON"))?;
@@ -105,7 +105,7 @@ pub async fn import(daemon: &Daemon, state: ProxyState) -> Result<Imported, Faul
     ];
     facts.extend(content.highest_time.as_deref().map(|time| Fact::open(HIGH_WATER, time)));
     facts.extend(daemon.certificates.instead_of().map(|configured| Fact::open(INSTEAD_OF, configured)));
-    let drained = daemon.runs.is_draining();
+    let drained = daemon.runs.is_drained_by_hand();
     daemon.runs.drain(drained || content.draining);
     let become_other = daemon.store.become_other(&state.id, &content.records, &facts, now).await;
     if !matches!(become_other, Ok(true)) {

@@ -17,7 +17,8 @@ use subtle::{Choice, ConstantTimeEq};
 use crate::config::{Config, Token};
 use crate::daemon::StartError;
 use crate::fault::Fault;
-use crate::secrets::{exposed, write_private};
+use crate::files::write_private;
+use crate::secrets::exposed;
 use crate::store::{Fact, Store, StoreError};
 
 /// Under which the hashes are kept.

@@ -7,6 +7,7 @@ use api::{IdParams, NoParams, Remote, RemoteAddParams, RemoteTest};
 use super::params;
 use crate::daemon::Daemon;
 use crate::fault::Fault;
+use crate::remotes::PROBE;
 
 pub async fn list(daemon: Arc<Daemon>, _: NoParams) -> Result<Vec<Remote>, Fault> {
     daemon.remotes.list().await
@@ -18,7 +19,7 @@ pub async fn add(daemon: Arc<Daemon>, given: RemoteAddParams) -> Result<Remote, 
 }
 
 pub async fn probe(daemon: Arc<Daemon>, given: IdParams) -> Result<RemoteTest, Fault> {
-    daemon.remotes.probe(&given.id).await
+    daemon.remotes.probe(&given.id, PROBE).await
 }
 
 pub async fn remove(daemon: Arc<Daemon>, given: IdParams) -> Result<bool, Fault> {

@@ -3,6 +3,7 @@
 //! Whatever happens to a worker, its run ends: by its own last event, or by ours that says how the process went. What
 //! a run announced and did not settle is given to a Recover run, which waits until the pools it needs answer.
 
+mod holds;
 mod locks;
 mod recover;
 mod request;
@@ -10,7 +11,6 @@ mod worker;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use api::{
@@ -31,6 +31,7 @@ use crate::news::News;
 use crate::pools::Pools;
 use crate::remotes::Remotes;
 use crate::store::{NewRun, Store};
+use holds::Holds;
 use locks::VmLocks;
 
 pub use request::{Point, Request};
@@ -60,8 +61,8 @@ pub struct Runs {
     locks: Arc<VmLocks>,
     slots: Semaphore,
     cancels: Mutex<HashMap<String, CancellationToken>>,
-    /// Whether nothing new starts.
-    draining: AtomicBool,
+    /// Who wants nothing new to start.
+    holds: Holds,
     /// Clean-ups after each run that came to nothing in the life of this daemon.
     attempts: Mutex<HashMap<String, u32>>,
     /// Held between the check that a job is not running and the row that says it is.
@@ -124,7 +125,7 @@ impl Runs {
             locks: Arc::default(),
             slots: Semaphore::new(limits.runs),
             cancels: Mutex::default(),
-            draining: AtomicBool::new(false),
+            holds: Holds::default(),
             attempts: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
@@ -139,8 +140,10 @@ impl Runs {
             return Err(Fault::forbidden("run", "the daemon is stopping"));
         }
         // Cleaning up is no new work.
-        if self.is_draining() && request.recovers().is_none() {
-            return Err(Fault::forbidden("run", "this proxy is being drained: nothing new starts until that is lifted"));
+        if let Some(why) = self.held_because()
+            && request.recovers().is_none()
+        {
+            return Err(Fault::forbidden("run", why));
         }
         if let Some(job) = request.job()
             && let Some(running) = self.running(job)
@@ -162,18 +165,14 @@ impl Runs {
         Ok(run)
     }
 
-    /// Holds new runs back, or lets them start again.
-    pub fn drain(&self, on: bool) {
-        self.draining.store(on, Ordering::Relaxed);
-    }
-
-    /// Whether new runs are held back.
-    pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
-    }
-
-    /// Starts a scheduled job; when it cannot, a skipped run says why.
+    /// Starts a scheduled job; when it cannot, a skipped run says why. While an upgrade alone holds runs back, the start is
+    /// kept for [`Runs::start_held`].
     pub async fn start_scheduled(self: &Arc<Self>, job: Job) {
+        match self.keep_start(&job).await {
+            Ok(false) => {}
+            Ok(true) => return tracing::info!(job = job.spec.name, "due while this proxy is upgraded; it starts afterwards"),
+            Err(fault) => return self.skip(job, fault.report().message).await,
+        }
         match self.start(Request::Backup(Box::new(job.clone()))).await {
             Ok(run) => tracing::info!(job = job.spec.name, run = run.id, "started by its schedule"),
             Err(fault) => self.skip(job, fault.report().message).await,

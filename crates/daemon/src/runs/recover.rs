@@ -14,6 +14,7 @@ use super::{Queue, Request, Runs};
 use crate::fault::Fault;
 use crate::fold::Folded;
 use crate::journal::JournalError;
+use crate::store::StoreError;
 
 /// Between two looks at a pool that is away, and between two clean-ups that failed: doubled up to these.
 const LOOK_FIRST: Duration = Duration::from_secs(2);
@@ -24,17 +25,25 @@ const RETRY_LAST: Duration = Duration::from_secs(3600);
 const ATTEMPTS: u32 = 12;
 
 impl Runs {
-    /// At the start of the daemon: ends every run that an earlier process left open, but for the one that goes on, then
-    /// cleans up after all that have left something.
+    /// At the start of the daemon: ends every run that an earlier process left open, but for the one that goes on.
     ///
     /// # Errors
-    /// The journal cannot be written, or the state not be read.
-    pub async fn take_up(self: &Arc<Self>, goes_on: Option<&str>) -> Result<(), JournalError> {
+    /// The journal cannot be written.
+    pub async fn end_open_runs(&self, goes_on: Option<&str>) -> Result<(), JournalError> {
         for (run, _) in self.journal.open_runs().into_iter().filter(|(run, _)| Some(run.id.as_str()) != goes_on) {
             let end = self.interrupted(&run.id, "the daemon went away under it");
             tracing::warn!(run = run.id, label = run.label, "found without an end");
             self.try_end(&run.id, end.outcome, end.error).await?;
         }
+        Ok(())
+    }
+
+    /// Cleans up after all runs that have left something. Not while the program is on probation: what it would remove is
+    /// gone for good, and the state that knows of it may be put back.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    pub async fn clean_up_leftovers(self: &Arc<Self>) -> Result<(), StoreError> {
         for run in self.store.runs_with_leftovers().await? {
             // A clean-up's own leftovers are those of the run it was for.
             self.recover(&run.id).await;

@@ -8,8 +8,9 @@ mod system;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
-use api::{DoctorCheck, DoctorParams, Outcome, Run, SupportBundle};
+use api::{DoctorCheck, DoctorParams, ErrorReport, Outcome, Run, SupportBundle};
 use engine::plan::LoginPlan;
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -32,21 +33,38 @@ const FAILURES: usize = 10;
 /// Lines of the log of each.
 const LOG_LINES: usize = 40;
 
+/// For a section, or for what is secret. The doctor's takes up to 15 s.
+const LIMIT: Duration = Duration::from_secs(20);
+
 /// Makes the bundle; takes as long as the doctor does.
-pub async fn bundle(daemon: Arc<Daemon>) -> SupportBundle {
+///
+/// # Errors
+/// What is secret cannot be read: without knowing it, nothing is given away.
+pub async fn bundle(daemon: Arc<Daemon>) -> Result<SupportBundle, Fault> {
     let now = daemon.clock.now();
+    let failed = |why: String| {
+        let message = format!("no support bundle can be made: what is secret on this proxy cannot be read: {why}");
+        Fault::Failed(
+            ErrorReport::new("SUPPORT", message).with_next("look into the log of backhauld and at the disk of its state"),
+        )
+    };
+    let redactor = match tokio::time::timeout(LIMIT, secrets(&daemon)).await {
+        Ok(Ok(redactor)) => redactor,
+        Ok(Err(fault)) => return Err(failed(fault.report().to_string())),
+        Err(_) => return Err(failed(format!("no answer within {LIMIT:?}"))),
+    };
     let checks = examined(&daemon);
     let sections = async {
         tokio::join!(
             section(async { daemon.status().await.map(|status| json(&status)) }),
             section(objects(&daemon)),
-            section(async { Ok(checks.await?.iter().map(line).collect::<String>()) }),
+            section(async { Ok(checks.await.iter().map(line).collect::<String>()) }),
             section(runs(&daemon)),
         )
     };
     let folder = daemon.config.state_dir.clone();
     let figures = tokio::task::spawn_blocking(move || system::figures(&folder));
-    let ((status, objects, checks, runs), figures, redactor) = tokio::join!(sections, figures, secrets(&daemon));
+    let ((status, objects, checks, runs), figures) = tokio::join!(sections, figures);
     let figures = figures.unwrap_or_else(|error| format!("not to be had: {error}\n"));
     let settings = daemon.settings.get();
     let config = configuration(&daemon.config, &settings);
@@ -72,17 +90,17 @@ pub async fn bundle(daemon: Arc<Daemon>) -> SupportBundle {
         let _ = write!(text, "\n== {title} ==\n{content}");
     }
     // Half a megabyte of log against every secret: not between two calls of others.
-    let redacting = tokio::task::spawn_blocking(move || match redactor {
-        Ok(redactor) => redactor.redact(&text),
-        // Without knowing what is secret, nothing is given away.
-        Err(fault) => format!("no bundle can be made: what is secret on this proxy cannot be read: {}\n", fault.report()),
-    });
-    let text = redacting.await.unwrap_or_else(|error| format!("no bundle can be made: {error}\n"));
-    SupportBundle { file_name: file_name(&settings.name, now), text }
+    let redacting = tokio::task::spawn_blocking(move || redactor.redact(&text));
+    let text = redacting.await.map_err(|error| failed(error.to_string()))?;
+    Ok(SupportBundle { file_name: file_name(&settings.name, now), text })
 }
 
 async fn section(made: impl Future<Output = Result<String, Fault>>) -> String {
-    made.await.unwrap_or_else(|fault| format!("not to be had: {}\n", fault.report()))
+    match tokio::time::timeout(LIMIT, made).await {
+        Ok(Ok(made)) => made,
+        Ok(Err(fault)) => format!("not to be had: {}\n", fault.report()),
+        Err(_) => format!("not to be had: no answer within {LIMIT:?}\n"),
+    }
 }
 
 fn json(value: &impl Serialize) -> String {
@@ -135,9 +153,8 @@ async fn objects(daemon: &Daemon) -> Result<String, Fault> {
     Ok(out)
 }
 
-async fn examined(daemon: &Arc<Daemon>) -> Result<Vec<DoctorCheck>, Fault> {
-    let params = DoctorParams::default();
-    Ok(doctor::examine(Arc::clone(daemon), params).await?.collect().await)
+async fn examined(daemon: &Arc<Daemon>) -> Vec<DoctorCheck> {
+    doctor::examine(Arc::clone(daemon), DoctorParams::default()).collect().await
 }
 
 fn line(check: &DoctorCheck) -> String {
@@ -221,6 +238,8 @@ async fn secrets(daemon: &Daemon) -> Result<Redactor, Fault> {
         }
         for url in std::iter::once(&deployment.secrets.image).chain(&deployment.secrets.wanted_image) {
             known.know_url(url.expose(), "image account");
+            // Storage with an API signs addresses in their query.
+            known.know_query(url.expose(), "image signature");
         }
     }
     known.know_keys(&daemon.certificates.pem());

@@ -5,6 +5,7 @@ use std::path::Path;
 use api::format_bytes;
 
 use crate::doctor;
+use crate::mounts::{self, Mount};
 
 /// The figures, one a line. Blocks for a moment.
 pub(crate) fn figures(state_dir: &Path) -> String {
@@ -32,13 +33,16 @@ pub(crate) fn figures(state_dir: &Path) -> String {
     );
     tell("host", uname.nodename().to_string_lossy().into_owned());
     tell("processors", std::thread::available_parallelism().map(|count| count.to_string()).unwrap_or_default());
-    tell("load", read("/proc/loadavg"));
-    let uptime = read("/proc/uptime");
-    let seconds = uptime.split('.').next().and_then(|text| text.parse::<u64>().ok());
-    tell("up for", seconds.map(|seconds| format!("{} h {} min", seconds / 3600, seconds / 60 % 60)).unwrap_or_default());
-    let memory = read("/proc/meminfo");
-    for key in ["MemTotal:", "MemAvailable:", "SwapFree:"] {
-        tell(key.trim_end_matches(':'), of(&memory, key));
+    // Asked of the system: its service sees no more of /proc than processes.
+    let machine = rustix::system::sysinfo();
+    let load = machine.loads.map(|load| format!("{:.2}", load as f64 / 65536.0));
+    tell("load", format!("{} (1, 5, 15 min)", load.join(" ")));
+    let seconds = machine.uptime;
+    tell("up for", format!("{} h {} min", seconds / 3600, seconds / 60 % 60));
+    let unit = u64::from(machine.mem_unit);
+    let memory = [("memory", machine.totalram), ("memory free", machine.freeram), ("swap free", machine.freeswap)];
+    for (what, units) in memory {
+        tell(what, format_bytes((units as u64).saturating_mul(unit)));
     }
     let own = read("/proc/self/status");
     for (what, key) in [("own memory", "VmRSS:"), ("own peak", "VmHWM:"), ("own threads", "Threads:")] {
@@ -54,12 +58,10 @@ pub(crate) fn figures(state_dir: &Path) -> String {
         let (free, size) = (found.f_bavail.saturating_mul(found.f_frsize), found.f_blocks.saturating_mul(found.f_frsize));
         tell("state folder", format!("{}: {} of {} free", state_dir.display(), format_bytes(free), format_bytes(size)));
     }
-    // Not sources and options: those of SMB may hold accounts.
-    for line in read("/proc/self/mountinfo").lines() {
-        let Some((before, after)) = line.split_once(" - ") else { continue };
-        let (point, kind) = (before.split(' ').nth(4).unwrap_or_default(), after.split(' ').next().unwrap_or_default());
-        if matches!(kind, "nfs" | "nfs4" | "cifs" | "smb3" | "ext4" | "xfs" | "btrfs" | "zfs") || kind.starts_with("fuse") {
-            tell("mount", format!("{point} ({kind})"));
+    for Mount { point, kind } in mounts::all() {
+        let holds_files = matches!(&*kind, "nfs" | "nfs4" | "cifs" | "smb3" | "ext4" | "xfs" | "btrfs" | "zfs");
+        if holds_files || kind.starts_with("fuse") {
+            tell("mount", format!("{} ({kind})", point.display()));
         }
     }
     out
@@ -72,8 +74,10 @@ mod tests {
     #[test]
     fn the_machine_is_described() {
         let text = figures(Path::new("/"));
-        for what in ["kernel", "processors", "MemTotal", "own memory", "state folder"] {
+        for what in ["kernel", "processors", "load", "up for", "memory", "own memory", "state folder"] {
             assert!(text.lines().any(|line| line.starts_with(what)), "{what}: {text}");
         }
+        let of = |what: &str| text.lines().find_map(|line| line.strip_prefix(what)).unwrap().trim().to_owned();
+        assert!(of("memory ").ends_with("iB") && of("memory ") != "0 B", "{text}");
     }
 }

@@ -26,8 +26,8 @@ pub use programs::{EXIT_SWAP, Expected, LAUNCHER, Outcome, PROBATION, Pending, P
 const OPERATION: &str = "upgrade.start";
 /// The last upgrade's state, among the facts of the proxy.
 const LAST: &str = "last_upgrade";
-/// Space that must stay free beside what an upgrade writes, bytes.
-const ROOM: u64 = 64 << 20;
+/// Space that must stay free beside what an upgrade writes, bytes: the journals of runs need it meanwhile.
+pub(crate) const ROOM: u64 = 64 << 20;
 
 /// Upgrades of this proxy.
 pub struct Upgrades {
@@ -117,6 +117,13 @@ impl Upgrades {
         &self.programs
     }
 
+    /// Removes what was sent and never started: an upgrade sends its bundle anew.
+    pub(crate) fn forget_received(&self) {
+        if let Err(error) = self.programs.forget_received() {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a bundle that was never started stays on the disk");
+        }
+    }
+
     /// Whether this program may yet be taken back.
     pub fn on_probation(&self) -> bool {
         self.on_probation.load(Ordering::Relaxed)
@@ -201,8 +208,13 @@ impl Upgrades {
     pub async fn confirmed(&self, daemon: &Daemon) {
         if self.on_probation.swap(false, Ordering::Relaxed) {
             // Before it is told to be over: whoever waits for that may go on at once.
-            daemon.runs.drain(false);
+            daemon.runs.hold(false);
             self.take_up(&daemon.store, &daemon.journal, daemon.now()).await;
+            if let Err(error) = daemon.runs.clean_up_leftovers().await {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "cannot tell which runs have left something; the next start cleans up after them");
+            }
+            daemon.runs.start_held().await;
             if let Err(error) = daemon.tokens.take_back().await {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the launcher's token counts until its time is over");
             }
@@ -240,11 +252,13 @@ impl Upgrades {
     /// Refused; nothing has been touched then.
     pub async fn start(self: &Arc<Self>, daemon: &Arc<Daemon>, given: UpgradeParams) -> Result<UpgradeState, Fault> {
         self.permit()?;
+        // Before the bundle is taken: it goes with the first attempt.
+        let wait = run::wait(given.wait_seconds)?;
         let claim = Claim::take(self)?;
         let opened = self.open_received(&given.bundle).await?;
         self.check(&opened.manifest, given.downgrade)?;
         self.check_room(opened.manifest.size)?;
-        run::start(claim, daemon, opened, given.wait_seconds).await
+        run::start(claim, daemon, opened, wait).await
     }
 
     /// Takes a bundle that was sent, whether it is good or not.
@@ -291,8 +305,7 @@ impl Upgrades {
     fn check_room(&self, program: u64) -> Result<(), Fault> {
         let state = crate::launch::state_size(self.programs.state_dir());
         let needed = program.saturating_add(state.saturating_mul(2)).saturating_add(ROOM);
-        let Ok(free) = rustix::fs::statvfs(self.programs.state_dir()) else { return Ok(()) };
-        let free = free.f_bavail.saturating_mul(free.f_frsize);
+        let Some(free) = self.programs.free() else { return Ok(()) };
         if free < needed {
             let (free, needed) = (api::format_bytes(free), api::format_bytes(needed));
             let place = self.programs.state_dir().display();

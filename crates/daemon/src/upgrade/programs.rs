@@ -14,9 +14,9 @@
 //! Launcher and daemon may be of different versions. So fields are only added, unknown ones are skipped, and every file
 //! appears whole or not at all.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use api::{ErrorReport, UpgradePhase};
@@ -24,7 +24,7 @@ use engine::plan::Secret;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::secrets::write_private;
+use crate::files::{private_folder, remove_file, remove_folder, sync_folder, sync_parent, write_private};
 
 /// The exit code by which a daemon asks its launcher to swap programs.
 pub const EXIT_SWAP: u8 = 75;
@@ -224,7 +224,7 @@ impl Programs {
     /// # Errors
     /// [`ProgramsError::File`].
     pub fn make(&self) -> Result<()> {
-        private_dir(&self.dir).map_err(failed("make", &self.dir))
+        private_folder(&self.dir).map_err(failed("make", &self.dir))
     }
 
     /// Where a program is.
@@ -293,7 +293,7 @@ impl Programs {
         let writing = failed("write", &folder);
         let write = || {
             remove_folder(&made)?;
-            private_dir(&made)?;
+            private_folder(&made)?;
             let mut file = File::options().write(true).create_new(true).mode(0o755).open(made.join(BINARY))?;
             file.write_all(program)?;
             // Whatever the umask was.
@@ -303,7 +303,7 @@ impl Programs {
             write_private(&made.join("manifest.json"), &text)?;
             remove_folder(&folder)?;
             fs::rename(&made, &folder)?;
-            File::open(&self.dir)?.sync_all()
+            sync_folder(&self.dir)
         };
         write().map_err(writing)?;
         Ok(name)
@@ -397,6 +397,21 @@ impl Programs {
         good.then(|| self.dir.join("received").join(sum))
     }
 
+    /// Removes the folder of received bundles.
+    ///
+    /// # Errors
+    /// [`ProgramsError::File`].
+    pub fn forget_received(&self) -> Result<()> {
+        let folder = self.dir.join("received");
+        remove_folder(&folder).map_err(failed("remove", &folder))
+    }
+
+    /// Free space beside the state, bytes; none: it cannot be told.
+    pub fn free(&self) -> Option<u64> {
+        let found = rustix::fs::statvfs(&self.state).ok()?;
+        Some(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
     /// Empties and makes the folder of received bundles.
     ///
     /// # Errors
@@ -405,7 +420,7 @@ impl Programs {
         let folder = self.dir.join("received");
         let made = self
             .make()
-            .and_then(|()| remove_folder(&folder).and_then(|()| private_dir(&folder)).map_err(failed("empty", &folder)));
+            .and_then(|()| remove_folder(&folder).and_then(|()| private_folder(&folder)).map_err(failed("empty", &folder)));
         made.map(|()| folder)
     }
 }
@@ -420,25 +435,11 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Programs
     move |source| ProgramsError::File { what, path, source }
 }
 
-fn private_dir(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)
-}
-
-fn gone(done: io::Result<()>) -> io::Result<()> {
-    match done {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done,
-    }
-}
-
-fn remove_folder(folder: &Path) -> io::Result<()> {
-    gone(fs::remove_dir_all(folder))
-}
-
 fn remove(path: &Path) -> Result<()> {
-    let removed = gone(fs::remove_file(path)).and_then(|()| match path.parent() {
-        Some(parent) => gone(File::open(parent).and_then(|folder| folder.sync_all())),
-        None => Ok(()),
+    let removed = remove_file(path).and_then(|()| match sync_parent(path) {
+        // A folder that was never made holds nothing either.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        synced => synced,
     });
     removed.map_err(failed("remove", path))
 }

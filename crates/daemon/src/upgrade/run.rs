@@ -19,8 +19,11 @@ use crate::store::NewRun;
 
 /// Wait for running transfers unless told otherwise, seconds.
 const WAIT: u64 = 3600;
-/// How long the launcher's token counts at most, seconds.
-const LOAN: i64 = 3600;
+/// The longest wait that can be asked for, seconds: nothing starts meanwhile.
+const LONGEST_WAIT: u64 = 7 * 24 * 3600;
+/// How long the launcher's token counts at most, seconds. Longer than a machine stays off in the middle of a swap: it is
+/// taken back when the swap is over, whichever way, and a good program must not be found bad because the token is too old.
+const LOAN: i64 = 30 * 24 * 3600;
 /// Between two looks at what still runs; news of a run comes sooner.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -35,12 +38,21 @@ struct Upgrading {
     daemon: Arc<Daemon>,
     run: String,
     pending: Pending,
-    /// Whether a person had the proxy drained already.
-    was_draining: bool,
+}
+
+/// How long running transfers may take.
+///
+/// # Errors
+/// Longer than anybody can mean.
+pub(super) fn wait(seconds: Option<u64>) -> Result<Duration, Fault> {
+    match seconds.unwrap_or(WAIT) {
+        seconds if seconds <= LONGEST_WAIT => Ok(Duration::from_secs(seconds)),
+        _ => Err(Fault::invalid("waitSeconds", format!("waitSeconds: expected at most {LONGEST_WAIT}, a week"))),
+    }
 }
 
 /// Keeps the program, and goes on in the background.
-pub(super) async fn start(claim: Claim, daemon: &Arc<Daemon>, opened: Opened, wait: Option<u64>) -> Result<UpgradeState, Fault> {
+pub(super) async fn start(claim: Claim, daemon: &Arc<Daemon>, opened: Opened, wait: Duration) -> Result<UpgradeState, Fault> {
     let upgrades = Arc::clone(&claim.0);
     let info = ProgramInfo::of(&opened.manifest);
     let (from, to) = (upgrades.running.words(), info.words());
@@ -50,7 +62,6 @@ pub(super) async fn start(claim: Claim, daemon: &Arc<Daemon>, opened: Opened, wa
         };
     let run = daemon.journal.create(new).await?.id;
     let programs = upgrades.programs.clone();
-    let was_draining = daemon.runs.is_draining();
     let kept = async {
         begin(daemon, &run, KEEP).await?;
         let kept = tokio::task::spawn_blocking(move || programs.keep(&info, &opened.program)).await;
@@ -82,10 +93,9 @@ pub(super) async fn start(claim: Claim, daemon: &Arc<Daemon>, opened: Opened, wa
     let state =
         UpgradeState { phase: UpgradePhase::Draining, from, to, since: daemon.now(), run: Some(run.clone()), error: None };
     upgrades.set_state(state.clone());
-    daemon.runs.drain(true);
+    daemon.runs.hold(true);
     daemon.news.moved();
-    let wait = Duration::from_secs(wait.unwrap_or(WAIT));
-    let upgrading = Upgrading { claim, daemon: Arc::clone(daemon), run: run.clone(), pending, was_draining };
+    let upgrading = Upgrading { claim, daemon: Arc::clone(daemon), run: run.clone(), pending };
     daemon.runs.adopt(&run, move |cancel| upgrading.carry_out(wait, cancel));
     Ok(state)
 }
@@ -205,8 +215,41 @@ impl Upgrading {
         let run = Some(self.run.clone());
         let state = UpgradeState { phase: UpgradePhase::Failed, from, to, since: daemon.now(), run, error: Some(report) };
         self.upgrades().remember(&daemon.store, &state).await;
-        daemon.runs.drain(self.was_draining);
+        daemon.runs.hold(false);
         self.upgrades().set_state(state);
         daemon.news.moved();
+        if !daemon.stop.is_cancelled() {
+            daemon.runs.start_held().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::maintenance::Tokens;
+    use crate::store::Store;
+
+    #[tokio::test]
+    async fn the_launchers_token_counts_longer_than_a_machine_stays_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!("name = \"p\"\nstate_dir = {:?}\ntoken = \"configured-0123456789\"\n", dir.path().join("state"));
+        let config = Config::parse(&dir.path().join("backhauld.toml"), &text).unwrap();
+        let store = Arc::new(Store::open(&config.state_dir).await.unwrap());
+        let tokens = Tokens::open(store, &config).await.unwrap();
+        let lent = tokens.lend(LOAN, 0).await.unwrap();
+        let days = |days: i64| days * 24 * 3_600_000;
+        assert!(tokens.accept(lent.expose(), days(7)) && !tokens.accept(lent.expose(), days(365)));
+    }
+
+    #[test]
+    fn nobody_waits_for_ever() {
+        assert_eq!(wait(None).unwrap(), Duration::from_secs(3600));
+        assert_eq!(wait(Some(0)).unwrap(), Duration::ZERO);
+        assert_eq!(wait(Some(LONGEST_WAIT)).unwrap(), Duration::from_secs(604_800));
+        for seconds in [LONGEST_WAIT + 1, u64::MAX] {
+            assert!(matches!(wait(Some(seconds)), Err(Fault::InvalidParameters(_))));
+        }
     }
 }
