@@ -2,6 +2,12 @@
 
 #[path = "ssh/host.rs"]
 mod host;
+#[path = "ssh/packages.rs"]
+mod packages;
+#[path = "ssh/strangers.rs"]
+mod strangers;
+#[path = "ssh/undeploy.rs"]
+mod undeploy;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -79,6 +85,7 @@ fn a_proxy_comes_stays_changes_and_goes() {
     assert!(planned.contains("make the account backhaul") && planned.contains("start the service"), "{planned}");
     let unasked = host.backhaul(&first);
     refused(&unasked, 4, &["there is nobody to ask"]);
+    refused(&host.backhaul(&[&first[..], &["--json"]].concat()), 2, &["--json", "--yes", "--plan"]);
     assert_eq!(difference(&before, &host.contents()), [""; 0], "a plan touched something");
 
     let said = good(host.backhaul(&[&first[..], &["--yes"]].concat()));
@@ -123,6 +130,14 @@ fn a_proxy_comes_stays_changes_and_goes() {
     let moved = good(host.backhaul(&[&next[..], &["--port", &port]].concat()));
     assert!(moved.contains("put the settings") && !moved.contains("put the program"), "{moved}");
     assert_eq!(live(&host)["url"], format!("https://127.0.0.1:{port}"));
+    // For programs: first what is going to be done, then what became of it.
+    let lines: Vec<Value> =
+        good(host.backhaul(&[&next[..], &["--json"]].concat())).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        (lines.len(), &lines[0]["steps"], &lines[1]["changed"]),
+        (2, &Value::Array(Vec::new()), &false.into()),
+        "{lines:?}"
+    );
     refused(&host.backhaul(&[&next[..], &["--site", "Lyon"]].concat()), 2, &["is there already, with another site", "proxy set"]);
     // It calls itself otherwise, and its token is another one, of which the host has no copy: it is still the same.
     good(host.backhaul(&["proxy", "set", NAME, "--name", "renamed"]));
@@ -350,6 +365,33 @@ fn a_service_that_does_not_start_is_told_with_its_words_and_the_former_one_runs_
     assert!(stderr(&failed).contains("cannot undo"), "{}", stderr(&failed));
     good(host.backhaul(&["proxy", "deploy", "--ssh", &to, "--yes"]));
     live(&host);
+    // A service that the system must not enable.
+    host.run("systemctl stop backhauld; touch /run/test-systemd/masked");
+    let masked = host.backhaul(&["proxy", "deploy", "--ssh", &to, "--yes"]);
+    refused(&masked, 1, &["cannot start the service", "is masked", "is as it was before"]);
+}
+
+/// Whoever thinks better of it while ssh still asks has not met a proxy that does not answer.
+#[test]
+fn interrupted_at_the_login_it_ends_as_it_does_anywhere_else() {
+    let host = Host::start(&Setup::default());
+    let asks = host.dir.path().join("asks");
+    let ssh = host.dir.path().join("bin/ssh");
+    let real = fs::read_to_string(&ssh).unwrap();
+    let (head, call) = real.split_once('\n').unwrap();
+    let hangs = format!("{head}\ncase \"$*\" in *-G*) {} ;; esac\n: > '{}'\nexec sleep 600\n", call.trim(), asks.display());
+    fs::write(&ssh, hangs).unwrap();
+    let to = host.destination("root");
+    let mut child =
+        host.command(&["proxy", "deploy", "--ssh", &to, "--yes"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !asks.exists() {
+        assert!(child.try_wait().unwrap().is_none() && std::time::Instant::now() < end, "ssh was not asked");
+        std::thread::yield_now();
+    }
+    let id = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    refused(&child.wait_with_output().unwrap(), 1, &["interrupted"]);
 }
 
 #[test]
@@ -361,12 +403,12 @@ fn a_connection_that_is_cut_leaves_what_the_next_run_takes_up() {
     host.run("cp /usr/bin/sha256sum /usr/bin/sha256sum.real");
     host.replace(
         "/usr/bin/sha256sum",
-        "#!/bin/sh\nfor f in /usr/local/bin/backhauld.backhaul-new; do\n[ -e $f ] && [ ! -e /run/cut ] && { touch /run/cut; \
+        "#!/bin/sh\nfor f in /usr/local/bin/backhauld.backhaul-new.*/new; do\n[ -e $f ] && [ ! -e /run/cut ] && { touch /run/cut; \
          for p in $(pgrep -x sshd); do [ \"$(ps -o ppid= -p $p | tr -d ' ')\" = 1 ] && kill -9 $p; done; exit 1; }\ndone\n\
          exec /usr/bin/sha256sum.real \"$@\"\n",
     );
     let cut = host.backhaul(&["proxy", "deploy", "--ssh", &to, "--name", "p", "--port", &port, "--yes"]);
-    refused(&cut, 1, &["cannot put the program", "cannot undo", "the same command takes it up"]);
+    refused(&cut, 3, &["cannot put the program", "cannot undo", "the same command takes it up"]);
     good(host.backhaul(&["proxy", "deploy", "--ssh", &to, "--name", "p", "--port", &port, "--yes"]));
     live(&host);
     good(host.backhaul(&["proxy", "undeploy", "--ssh", &to, "--confirm", "p", "--purge"]));
@@ -395,53 +437,4 @@ fn a_proxy_behind_a_firewall_is_deployed_and_the_way_is_shown() {
     // Where a console looks for it can be changed later.
     good(host.backhaul(&["proxy", "deploy", "--ssh", &to, "--host", "127.0.0.1", "--yes"]));
     live(&host);
-}
-
-#[test]
-fn a_package_is_installed_and_removed_by_the_tool_of_the_distribution() {
-    let host = Host::start(&Setup::default());
-    let (to, port) = (host.destination("root"), free_port().to_string());
-    let beside = std::path::Path::new(env!("CARGO_BIN_EXE_backhaul")).parent().unwrap();
-    let small = host.dir.path().join("programs");
-    fs::create_dir(&small).unwrap();
-    for program in ["backhaul", "backhauld"] {
-        let done =
-            std::process::Command::new("strip").arg("-o").arg(small.join(program)).arg(beside.join(program)).output().unwrap();
-        assert!(done.status.success(), "{done:?}");
-    }
-    let made = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["run", "--quiet", "--package", "xtask", "--", "package", "--only", "deb", "--binaries"])
-        .arg(&small)
-        .arg("--out")
-        .arg(host.dir.path().join("packages"))
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", stderr(&made));
-    let package = fs::read_dir(host.dir.path().join("packages")).unwrap().flatten().map(|entry| entry.path());
-    let package = package.into_iter().find(|path| path.extension().is_some_and(|kind| kind == "deb")).unwrap();
-    let deploy =
-        ["proxy", "deploy", "--ssh", &to, "--name", "p", "--port", &port, "--yes", "--package", package.to_str().unwrap()];
-
-    let before = host.contents();
-    host.run("touch /run/test-systemd/broken 2> /dev/null || { mkdir /run/test-systemd && touch /run/test-systemd/broken; }");
-    refused(&host.backhaul(&deploy), 1, &["cannot start the service", "is as it was before"]);
-    host.run("rm /run/test-systemd/broken");
-    let ours = |lines: Vec<String>| lines.into_iter().filter(|line| !line.starts_with("var/lib/dpkg")).collect::<Vec<_>>();
-    assert_eq!(ours(difference(&before, &host.contents())), [""; 0], "something stayed");
-
-    let said = good(host.backhaul(&deploy));
-    assert!(said.contains("install the package backhaul"), "{said}");
-    live(&host);
-    assert!(host.run("dpkg -S /usr/bin/backhauld").starts_with("backhaul:"));
-    assert_eq!(host.run("dpkg --verify backhaul"), "");
-    let again = good(host.backhaul(&deploy));
-    assert!(again.contains("nothing to do"), "{again}");
-    // The program beside the console does not replace what a package brought, and a named one is refused.
-    let plain = &deploy[..deploy.len() - 2];
-    assert!(good(host.backhaul(plain)).contains("nothing to do"));
-    let program = beside.join("backhauld");
-    refused(&host.backhaul(&[plain, &["--package", program.to_str().unwrap()]].concat()), 2, &["came to", "as a package"]);
-    good(host.backhaul(&["proxy", "undeploy", "--ssh", &to, "--confirm", "p", "--purge"]));
-    assert_eq!(ours(difference(&before, &host.contents())), [""; 0], "something stayed");
 }

@@ -36,12 +36,14 @@ stop() {
         sleep 0.1
     done
 }
+[ "$1" != --quiet ] || shift
 case $1 in
     --version) echo "systemd 252 (test)" ;;
     daemon-reload) if unit=$(find_unit); then cp "$unit" $run/loaded; else rm -f $run/loaded; fi ;;
     is-active) if alive; then say active; else say inactive; fi ;;
     is-enabled) if [ -L $wants ]; then say enabled; else say disabled; fi ;;
-    enable) unit=$(find_unit) || exit 1; mkdir -p ${wants%/*}; ln -sf "$unit" $wants ;;
+    enable) [ ! -e $run/masked ] || { echo "Failed to enable unit: Unit file $2.service is masked." >&2; exit 1; }
+        unit=$(find_unit) || exit 1; mkdir -p ${wants%/*}; ln -sf "$unit" $wants ;;
     disable) rm -f $wants ;;
     start) start ;;
     stop) stop ;;

@@ -16,13 +16,16 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   lab [ARGS]      build both programs and open the console on the embedded lab
   test [ARGS]     install what the tests need, then run them all
   setup           only install what the tests need
-  ci              fmt, clippy, deny, test: what .ci/run runs
+  ci              fmt, clippy, deny, test, packages: what .ci/run runs
   bench           the benchmarks, printed as a table
   appliance [ARGS]
                   build the appliance, a bootable image of a proxy; `appliance help` says more
   pictures        draw screenshots/ anew from the console's own screens
   package [ARGS]  .tar.gz, .deb and .rpm of both programs: docs/installing.md
   docs            write docs/api.md anew from the table of methods";
+
+/// The maker of the appliance is left out of the daily commands, and is checked and tested with the rest.
+const APPLIANCE: [&str; 2] = ["--features", "xtask/appliance"];
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -76,7 +79,20 @@ fn build(profile: &[&str]) -> Result<()> {
 fn test(args: &[String]) -> Result<()> {
     // Whole-system tests start the real programs, which cargo builds only for the package under test.
     build(&[])?;
-    Program::cargo().args(["test", "--workspace", "--no-fail-fast"]).args(args).run()
+    Program::cargo().args(["test", "--workspace", "--no-fail-fast"]).args(APPLIANCE).args(args).run()
+}
+
+/// Makes the packages of what the tests ran with, and looks at them; quick, because symbols and optimisation are left out.
+fn packages() -> Result<()> {
+    let out = workspace().join("target/package-check");
+    let small = out.join("programs");
+    std::fs::create_dir_all(&small)?;
+    for program in package::PROGRAMS {
+        let built = workspace().join("target/debug").join(program);
+        Program::new("strip").arg("-o").arg(small.join(program)).arg(built).run()?;
+    }
+    let folder = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
+    package::run(&["--check".into(), "--binaries".into(), folder(small), "--out".into(), folder(out)])
 }
 
 fn ci() -> Result<()> {
@@ -85,6 +101,7 @@ fn ci() -> Result<()> {
     setup::cargo_deny()?;
     // Advisories need a database from the network: part of the release checklist, not of each push.
     Program::cargo().args(["deny", "check", "bans", "licenses", "sources"]).run()?;
-    Program::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).run()?;
-    test(&[])
+    Program::cargo().args(["clippy", "--workspace", "--all-targets"]).args(APPLIANCE).args(["--", "-D", "warnings"]).run()?;
+    test(&[])?;
+    packages()
 }

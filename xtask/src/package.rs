@@ -24,7 +24,8 @@ const FILES: &[(&str, &str, u32)] = &[
     ("docs/installing.md", "usr/share/doc/backhaul/installing.md", 0o644),
     ("LICENSE", "usr/share/doc/backhaul/copyright", 0o644),
 ];
-const PROGRAMS: [&str; 2] = ["backhaul", "backhauld"];
+/// The programs.
+pub const PROGRAMS: [&str; 2] = ["backhaul", "backhauld"];
 const SUMMARY: &str = "backup proxy and console for XCP-ng virtual machines";
 const ABOUT: &str = "backhauld reads the disks of a pool's virtual machines and writes them to backup repositories;\n \
                      backhaul is the terminal console over all of them.";

@@ -5,11 +5,8 @@ use api::ErrorReport;
 use super::plan::{Content, Step};
 use super::probe::paths;
 use super::session::{Payload, Script, Session, SshError};
-use crate::commands::failure::{Exit, Failure};
+use crate::commands::failure::Failure;
 use crate::commands::output;
-
-/// Where a package waits for its installation.
-const PARCEL: &str = "/var/tmp/backhaul-package";
 
 /// What has been done so far on a host.
 pub struct Work<'a> {
@@ -41,24 +38,20 @@ impl<'a> Work<'a> {
             // Before it is done: it may be half done when it fails.
             self.done.push(step);
             let done = tokio::select! {
-                done = self.act(step) => done.map_err(|error| error.to_string()),
-                _ = tokio::signal::ctrl_c() => Err("interrupted".to_owned()),
+                done = self.act(step) => done,
+                _ = tokio::signal::ctrl_c() => Err(SshError::Interrupted),
             };
-            if let Err(why) = done {
-                return Err(self.give_up(&step.words(), &why).await);
+            if let Err(error) = done {
+                return Err(self.give_up(&step.words(), error.into()).await);
             }
         }
         Ok(())
     }
 
-    /// Undoes all and says which step failed.
-    pub async fn give_up(&mut self, step: &str, why: &str) -> Failure {
-        let mut lines = why.lines().map(str::trim).filter(|line| !line.is_empty());
-        // The last line is the point; what comes before it leads to it.
-        let point = lines.next_back().unwrap_or("no reason was given");
+    /// Undoes all and says which step failed, how, and what to do about it.
+    pub async fn give_up(&mut self, step: &str, failure: Failure) -> Failure {
         let host = self.session.destination();
-        let mut report = ErrorReport::new("STEP", format!("cannot {step} on {host}: {point}"));
-        report.causes = lines.map(str::to_owned).collect();
+        let (exit, mut report) = (failure.exit, broken(&format!("{step} on {host}"), failure.report));
         let mut left = false;
         let mut failed = |step: &Step, error: SshError| {
             report.causes.push(format!("cannot undo \"{}\": {error}", step.words()));
@@ -78,14 +71,16 @@ impl<'a> Work<'a> {
                 failed(step, error);
             }
         }
-        let next = if !left {
-            format!("{host} is as it was before; mend the cause and try again")
-        } else {
-            format!(
-                "what could not be undone stays on {host}; the same command takes it up, `backhaul proxy undeploy` removes it"
-            )
+        let remedy = report.next.take();
+        let next = match (remedy, left) {
+            (Some(remedy), false) => format!("{remedy}; {host} is as it was before"),
+            (None, false) => format!("{host} is as it was before; mend the cause and try again"),
+            (remedy, true) => format!(
+                "{}what could not be undone stays on {host}; the same command takes it up, `backhaul proxy undeploy` removes it",
+                remedy.map(|remedy| format!("{remedy}; ")).unwrap_or_default()
+            ),
         };
-        Failure { exit: Exit::Failed, report: Some(report.with_next(next)) }
+        Failure { exit, report: Some(report.with_next(next)) }
     }
 
     /// All is well: what was kept for undoing goes. What cannot be removed does no harm, and is said.
@@ -109,9 +104,8 @@ impl<'a> Work<'a> {
             Step::Account => run(Script::ACCOUNT, &[]).await?,
             Step::Put { path, mode, owner, content, .. } => self.put(path, mode, owner, content).await?,
             Step::Package { kind, path, .. } => {
-                let parcel = format!("{PARCEL}.{kind}");
-                self.put(&parcel, "0600", "root:root", &Content::File(path.clone())).await?;
-                run(Script::PACKAGE, &[kind, &parcel]).await?
+                let sum = sum(&Content::File(path.clone()))?;
+                self.session.run(Script::PACKAGE, &[kind, &sum], Payload::File(path)).await?
             }
             Step::Check => run(Script::CHECK, &[self.program]).await?,
             Step::Start { .. } => run(Script::START, &[&port]).await?,
@@ -120,10 +114,7 @@ impl<'a> Work<'a> {
     }
 
     async fn put(&self, path: &str, mode: &str, owner: &str, content: &Content) -> Result<String, SshError> {
-        let sum = content.sum().map_err(|failure| SshError::Script {
-            code: 1,
-            said: failure.report.map(|report| report.message).unwrap_or_default(),
-        })?;
+        let sum = sum(content)?;
         let payload = match content {
             Content::Bytes(bytes) => Payload::Bytes(bytes),
             Content::File(path) => Payload::File(path),
@@ -141,12 +132,8 @@ impl<'a> Work<'a> {
             Step::Folder { path, .. } => run(Script::UNFOLDER, &[path]).await?,
             Step::Account => run(Script::UNACCOUNT, &[]).await?,
             Step::Put { path, existed, .. } => self.take_back(path, *existed).await?,
-            Step::Package { kind, former: None, .. } => {
-                self.take_back(&format!("{PARCEL}.{kind}"), false).await?;
-                run(Script::UNPACKAGE, &[]).await?
-            }
-            Step::Package { kind, former: Some(former), .. } => {
-                self.take_back(&format!("{PARCEL}.{kind}"), false).await?;
+            Step::Package { former: None, .. } => run(Script::UNPACKAGE, &[]).await?,
+            Step::Package { former: Some(former), .. } => {
                 return Err(SshError::Script { code: 1, said: format!("the package of version {former} is not at hand") });
             }
             Step::Check => String::new(),
@@ -157,6 +144,40 @@ impl<'a> Work<'a> {
     }
 }
 
+fn sum(content: &Content) -> Result<String, SshError> {
+    let said = |failure: Failure| failure.report.map(|report| report.message).unwrap_or_default();
+    content.sum().map_err(|failure| SshError::Script { code: 1, said: said(failure) })
+}
+
+/// What broke a step: of what a program said the last line is the point, and what comes before it leads to it.
+fn broken(step: &str, report: Option<ErrorReport>) -> ErrorReport {
+    let report = report.unwrap_or_else(|| ErrorReport::new("STEP", ""));
+    let mut lines = report.message.lines().map(str::trim).filter(|line| !line.is_empty());
+    let point = lines.next_back().unwrap_or("no reason was given");
+    let mut broken = ErrorReport::new("STEP", format!("cannot {step}: {point}"));
+    broken.causes = lines.map(str::to_owned).collect();
+    // `ssh` repeats its last line among the causes.
+    broken.causes.extend(report.causes.into_iter().filter(|cause| !point.contains(cause.as_str())));
+    broken.next = report.next;
+    broken
+}
+
 fn word(yes: bool) -> &'static str {
     if yes { "yes" } else { "no" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_broke_a_step_keeps_its_causes_and_its_remedy() {
+        let mut report = ErrorReport::new("SSH", "dpkg: unpacking\n\ndpkg: no space left\n").with_next("make room");
+        report.causes = vec!["the disk is full".into()];
+        let broken = broken("install it on nas", Some(report));
+        assert_eq!(broken.message, "cannot install it on nas: dpkg: no space left");
+        assert_eq!(broken.causes, ["dpkg: unpacking", "the disk is full"]);
+        assert_eq!(broken.next.as_deref(), Some("make room"));
+        assert!(super::broken("x", None).message.ends_with("no reason was given"));
+    }
 }

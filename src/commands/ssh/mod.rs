@@ -7,6 +7,7 @@
 //! | [`answer`] | how the proxy there answers, over SSH and HTTPS |
 //! | [`plan`] | the difference to what is wanted; touches nothing |
 //! | [`apply`] | does it step by step, undoes it when a step fails |
+//! | [`undeploy`] | takes all of it away again |
 //!
 //! The certificate is pinned from what the program on the host says of it over the SSH connection, so nobody has to compare
 //! fingerprints: who trusts the host's SSH key trusts this.
@@ -16,6 +17,7 @@ mod apply;
 mod plan;
 mod probe;
 mod session;
+mod undeploy;
 
 use std::path::{Path, PathBuf};
 
@@ -26,11 +28,12 @@ use url::Url;
 use self::answer::{Reach, Standing, fingerprint, reach, standing};
 use self::apply::Work;
 use self::plan::{Plan, Source, Wishes};
-use self::probe::{Form, Found, paths};
-use self::session::{Destination, Payload, Script, Session};
+use self::probe::Found;
+use self::session::{Destination, Session};
+pub use self::undeploy::{UndeployArgs, undeploy};
 use super::cli::Common;
 use super::context::config_dir;
-use super::deploy::{agreed, ask};
+use super::deploy::agreed;
 use super::failure::{Exit, Failure};
 use super::output;
 use crate::config::{Config, Proxy, check_name, check_url};
@@ -48,20 +51,6 @@ pub struct SshArgs {
     /// With --ssh: name or address under which consoles reach it [default: the one that ssh connects to]
     #[arg(long, value_name = "HOST", requires = "ssh")]
     pub host: Option<String>,
-}
-
-/// `proxy undeploy`.
-#[derive(Debug, Args)]
-pub struct UndeployArgs {
-    /// The host
-    #[arg(long, value_name = "[USER@]HOST[:PORT]")]
-    ssh: String,
-    /// Remove its data too: jobs, history, licences, passwords
-    #[arg(long)]
-    purge: bool,
-    /// Name of the proxy, instead of typing it when asked
-    #[arg(long, value_name = "NAME")]
-    confirm: Option<String>,
 }
 
 /// What was answered to a parameter of the deployment, by the parameter's id.
@@ -88,6 +77,10 @@ pub struct Request {
 pub async fn deploy(common: &Common, request: Request) -> Result<(), Failure> {
     let destination: Destination = request.destination.parse().map_err(Failure::usage)?;
     let wishes = wishes(&request)?;
+    if common.json && !request.yes && !request.plan {
+        // Answers for programs hold no question, and nobody agrees to a plan that was not shown.
+        return Err(Failure::usage("with --json say --yes, or --plan to see what would be done"));
+    }
     let source = match &request.ssh.package {
         Some(path) => Source::open(path, true)?,
         None => Source::open(&beside()?, false)?,
@@ -101,10 +94,10 @@ pub async fn deploy(common: &Common, request: Request) -> Result<(), Failure> {
     let (found, standing) = interruptible(look(&mut session, &known)).await??;
     let host = destination.to_string();
     let plan = plan::plan(&host, &found, &standing, &wishes, &source)?;
-    // The console may call it otherwise.
+    // The console may call it otherwise. One that only has its name may be another proxy: it says nothing about this one.
     let same = known.iter().find(|proxy| Some(proxy.fingerprint) == standing.fingerprint);
+    let url = address(request.ssh.host.as_deref(), same, &session, plan.port)?;
     let entry = same.or_else(|| known.iter().find(|proxy| proxy.name == plan.name));
-    let url = address(request.ssh.host.as_deref(), entry, &session, plan.port)?;
     check_name(&plan.name).map_err(|why| Failure::usage(format!("proxy name {:?}: {why}", plan.name)))?;
     if let Some(entry) = entry.filter(|entry| same.is_none() && entry.url != url && entry.token != plan.token) {
         return Err(Failure::refused(
@@ -133,8 +126,7 @@ pub async fn deploy(common: &Common, request: Request) -> Result<(), Failure> {
         Ok(finished) => finished,
         Err((step, failure)) if plan.steps.is_empty() => return Err(named(step, failure)),
         Err((step, failure)) => {
-            let why = failure.report.map(|report| report.message).unwrap_or_default();
-            return Err(work.give_up(step, &why).await);
+            return Err(work.give_up(step, failure).await);
         }
     };
     work.keep().await;
@@ -238,9 +230,9 @@ fn beside() -> Result<PathBuf, Failure> {
         .next("name what to install with --package FILE"))
 }
 
-/// Where consoles will look for it: what was said, else what this console knows already, else where ssh goes.
-fn address(said: Option<&str>, entry: Option<&Proxy>, session: &Session, port: u16) -> Result<Url, Failure> {
-    let known = entry.map(|entry| entry.url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned());
+/// Where consoles will look for it: what was said, else what this console knows of the very same, else where ssh goes.
+fn address(said: Option<&str>, same: Option<&Proxy>, session: &Session, port: u16) -> Result<Url, Failure> {
+    let known = same.map(|entry| entry.url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned());
     let host = said.map(|host| host.trim_matches(['[', ']']).to_owned()).or(known).unwrap_or_else(|| session.host().to_owned());
     let host = if host.contains(':') { format!("[{host}]") } else { host };
     let text = format!("https://{host}:{port}");
@@ -254,13 +246,9 @@ fn shown(url: &Url) -> &str {
 fn present(common: &Common, request: &Request, plan: &Plan, found: &Found, url: &Url, running: usize) -> Result<(), Failure> {
     let steps: Vec<String> = plan.steps.iter().map(plan::Step::words).collect();
     if common.json {
-        if request.plan {
-            let value = serde_json::json!({
-                "name": plan.name, "site": plan.site, "url": shown(url), "steps": steps, "interruptedRuns": running,
-            });
-            output::json(&value)?;
-        }
-        return Ok(());
+        return Ok(output::json(&serde_json::json!({
+            "name": plan.name, "site": plan.site, "url": shown(url), "steps": steps, "interruptedRuns": running,
+        }))?);
     }
     let fact = |key: &str| found.facts.get(key).unwrap_or("?").to_owned();
     let library = found.facts.get("glibc").map(|version| format!(", glibc {version}")).unwrap_or_default();
@@ -338,72 +326,6 @@ fn hint(firewall: Option<&str>, port: u16) -> String {
             "no firewall was found on the host; look between here and there at TCP port {port}, or name another address with --host"
         ),
     }
-}
-
-/// `proxy undeploy`.
-///
-/// # Errors
-/// [`Failure`].
-pub async fn undeploy(common: &Common, arguments: UndeployArgs) -> Result<(), Failure> {
-    let destination: Destination = arguments.ssh.parse().map_err(Failure::usage)?;
-    let dir = config_dir(common)?;
-    let config = Config::load(&dir);
-    if common.read_only || config.console.read_only {
-        return Err(Failure::refused("READ_ONLY", "this removes something, and this console is read-only"));
-    }
-    let known = config.proxies?;
-    let mut session = Session::open(&destination).await?;
-    let (found, standing) = interruptible(look(&mut session, &known)).await??;
-    let Some(mark) = found.mark else {
-        let there = if found.exists(paths::CONFIG) { "its backhauld was set up by somebody else" } else { "there is none" };
-        return Err(Failure::refused("NOT_DEPLOYED", format!("no proxy was deployed to {destination} from a console: {there}")));
-    };
-    let said = standing.status.as_ref().map(|status| status.name.clone()).or_else(|| plan::name_of(&found));
-    let name = said.unwrap_or_else(|| found.facts.get("node").unwrap_or("backhaul").to_owned());
-    if let Some(running) = standing.status.as_ref().map(|status| status.running.len()).filter(|running| *running > 0) {
-        output::aside(&format!("note: {running} running runs will be interrupted"));
-    }
-    let data = if arguments.purge {
-        format!("and {} with all jobs, history, licences and passwords in it", paths::STATE)
-    } else {
-        format!("but not {} with its jobs, history, licences and passwords, which --purge removes", paths::STATE)
-    };
-    let typed = match arguments.confirm {
-        Some(typed) => typed,
-        None => {
-            let question = format!("This removes the proxy {name} from {destination}, {data}. Type its name to go on: ");
-            interruptible(off_thread(move || ask(&output::printable(&question)))).await??
-        }
-    };
-    if typed != name {
-        return Err(Failure::refused(
-            "NOT_CONFIRMED",
-            format!("nothing was touched: the proxy there is called {name:?}, not {typed:?}"),
-        ));
-    }
-    let form = match mark.form {
-        Form::Program => "program",
-        Form::Package => "package",
-        Form::Found => "found",
-    };
-    let word = |yes: bool, other: &'static str| if yes { "yes" } else { other };
-    let account = if mark.made_account { "made" } else { "found" };
-    let removed = session.run(Script::REMOVE, &[form, account, word(arguments.purge, "no")], Payload::Nothing).await;
-    removed.map_err(|error| {
-        named("remove all of it", error.into()).next(format!("the same command goes on where this one ended: {destination}"))
-    })?;
-    // Only the entry of this very proxy: certificate or token is what both have.
-    let same = |proxy: &&Proxy| standing.fingerprint == Some(proxy.fingerprint) || found.token.as_ref() == Some(&proxy.token);
-    let entry = known.iter().find(same);
-    if let Some(entry) = entry {
-        Config::remove_proxy(&dir, &entry.name)?;
-    }
-    let forgotten = entry.map(|entry| entry.name.clone());
-    if common.json {
-        return Ok(output::json(&serde_json::json!({ "removed": name, "purged": arguments.purge, "forgotten": forgotten }))?);
-    }
-    output::line(&output::printable(&format!("removed the proxy {name} from {destination}, {data}")))?;
-    Ok(())
 }
 
 #[cfg(test)]

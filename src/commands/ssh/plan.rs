@@ -1,5 +1,6 @@
 //! What a deployment is going to do: the difference between what is wanted and what a host has. Nothing is touched here.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use packages::{Inspected, Kind, Needs};
@@ -195,6 +196,10 @@ pub struct Plan {
 /// [`Failure`]: the host will not do, or is somebody else's.
 pub fn plan(host: &str, found: &Found, standing: &Standing, wishes: &Wishes, source: &Source) -> Result<Plan, Failure> {
     let form = form(host, found, source)?;
+    if let Some(why) = &found.bad_token {
+        return Err(Failure::refused("UNFIT_HOST", format!("{} on {host} is no good: {why}", paths::TOKEN))
+            .next("remove it there: the same command makes a new one"));
+    }
     // An account that an earlier deployment has left with its files is ours, too.
     let made_account = !found.is("account") || found.is("account-made");
     let mark = found.mark.unwrap_or(Mark { form, made_account });
@@ -387,9 +392,12 @@ fn settings(host: &str, text: &str) -> Result<Table, Failure> {
     })
 }
 
+fn listen_of(config: &Table) -> Option<SocketAddr> {
+    config.get("listen")?.as_str()?.parse().ok()
+}
+
 fn port_of(config: &Table) -> Option<u16> {
-    let listen: std::net::SocketAddr = config.get("listen")?.as_str()?.parse().ok()?;
-    Some(listen.port())
+    Some(listen_of(config)?.port())
 }
 
 /// The name in the settings that are there.
@@ -447,7 +455,9 @@ fn configure(former: Option<Table>, wishes: &Wishes, fallback: &str, ipv6: bool)
         }
         Some(former) => {
             if let Some(port) = wishes.port.filter(|port| port_of(former).unwrap_or(PORT) != *port) {
-                set("listen", &format!("{any}:{port}"));
+                // It listens where somebody made it listen, on another port.
+                let listen = listen_of(former).map(|listen| SocketAddr::new(listen.ip(), port).to_string());
+                set("listen", &listen.unwrap_or_else(|| format!("{any}:{port}")));
             }
         }
     }
@@ -459,4 +469,22 @@ fn configure(former: Option<Table>, wishes: &Wishes, fallback: &str, ipv6: bool)
 fn new_token() -> Result<client::Token, Failure> {
     let text = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
     client::Token::new(&text).map_err(|why| Failure::failed("TOKEN", why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_port_is_opened_where_the_former_one_was() {
+        let moved = |former: &str| {
+            let wishes = Wishes { port: Some(8443), ..Wishes::default() };
+            let (config, changed) = configure(Some(toml::from_str(former).unwrap()), &wishes, "p", true);
+            (word(&config, "listen").unwrap().to_owned(), changed)
+        };
+        assert_eq!(moved("listen = \"192.0.2.7:443\""), ("192.0.2.7:8443".into(), true));
+        assert_eq!(moved("listen = \"[fd00::7]:443\""), ("[fd00::7]:8443".into(), true));
+        assert_eq!(moved("listen = \"[::]:8443\""), ("[::]:8443".into(), false));
+        assert_eq!(moved("name = \"p\""), ("[::]:8443".into(), true));
+    }
 }

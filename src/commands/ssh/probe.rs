@@ -112,6 +112,8 @@ pub struct Found {
     pub config: Option<String>,
     /// The token there. A secret.
     pub token: Option<client::Token>,
+    /// Why what stands in its place is none.
+    pub bad_token: Option<String>,
 }
 
 /// Logs in, becomes root, and checks that the host can be worked on at all.
@@ -161,14 +163,16 @@ pub async fn probe(session: &Session) -> Result<Found, Failure> {
     if !facts.has("tool", "sha256sum") {
         return Err(unfit(format!("{host} has no sha256sum, with which copies are checked")));
     }
-    let mut found = Found { facts, mark: None, config: None, token: None };
+    let mut found = Found { facts, mark: None, config: None, token: None, bad_token: None };
     if let Some(text) = found.read(session, paths::MARK).await? {
         found.mark = Some(Mark::parse(&text).map_err(|why| unfit(format!("cannot work on {host}: {why}")))?);
     }
     found.config = found.read(session, paths::CONFIG).await?;
     if let Some(text) = found.read(session, paths::TOKEN).await? {
-        let token = client::Token::new(&text);
-        found.token = Some(token.map_err(|why| unfit(format!("{} on {host} is no good: {why}", paths::TOKEN)))?);
+        match client::Token::new(&text) {
+            Ok(token) => found.token = Some(token),
+            Err(why) => found.bad_token = Some(why),
+        }
     }
     Ok(found)
 }

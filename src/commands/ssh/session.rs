@@ -120,6 +120,9 @@ pub enum SshError {
         /// What `ssh` said.
         said: String,
     },
+    /// ctrl-C, before there was a connection.
+    #[error("interrupted")]
+    Interrupted,
     /// A script took too long.
     #[error("{destination} did not answer within {} s", SCRIPT.as_secs())]
     Silent {
@@ -160,6 +163,7 @@ impl From<SshError> for Failure {
             SshError::Connect { .. } | SshError::Lost { .. } | SshError::Silent { .. } => {
                 Failure { exit: Exit::Unreachable, report: Some(api::ErrorReport::new("SSH", message)) }
             }
+            SshError::Interrupted => Failure::failed("INTERRUPTED", message),
             SshError::Local { .. } | SshError::Script { .. } => Failure::failed("SSH", message),
         };
         if let (SshError::Connect { said, .. } | SshError::Lost { said, .. }, Some(report)) = (&error, &mut failure.report) {
@@ -209,6 +213,7 @@ scripts! {
     UNSTART "scripts/unstart.sh"
     RESUME "scripts/resume.sh"
     FINGERPRINT "scripts/fingerprint.sh"
+    KEPT "scripts/kept.sh"
     REMOVE "scripts/remove.sh"
 }
 
@@ -260,7 +265,7 @@ impl Session {
                         let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
                     }
                     let _ = errors.await;
-                    return Err(SshError::Connect { destination: destination.to_string(), said: "interrupted".into() });
+                    return Err(SshError::Interrupted);
                 }
             };
             match line {

@@ -26,10 +26,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use api::AddressSpec;
-use tls::{CertificateError, SelfSigned};
 
 use crate::config::{Config, ConfigError};
+use crate::daemon::StartError;
 use crate::files::write_private;
+use crate::maintenance;
 use settings::{FINGERPRINT, KEYS, READY, Settings};
 pub use xenstore::{Folder, Programs, XenStore, XenStoreError};
 
@@ -70,13 +71,14 @@ pub enum FirstBootError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The certificate is no good.
-    #[error("cannot use the certificate {}", path.display())]
-    Certificate {
-        /// The file.
-        path: PathBuf,
-        /// Cause.
-        source: CertificateError,
-    },
+    #[error(transparent)]
+    Certificate(#[from] StartError),
+    /// There is none.
+    #[error("the daemon answers, and has made no certificate")]
+    NoCertificate,
+    /// The system refuses threads or timers.
+    #[error("cannot ask the daemon for its certificate")]
+    Runtime(#[source] std::io::Error),
     /// The daemon does not come up.
     #[error("the daemon does not answer on port {port} after {} seconds; see its log", PATIENCE.as_secs())]
     Silent {
@@ -224,11 +226,9 @@ pub fn report(root: &Path, xenstore: &dyn XenStore) -> Result<(), FirstBootError
         #[expect(clippy::disallowed_methods, reason = "the pause between two tries; this process has no runtime to block")]
         std::thread::sleep(PAUSE);
     }
-    let path = config.tls.map_or_else(|| config.state_dir.join("certificate.pem"), |files| files.certificate);
-    let pem =
-        std::fs::read_to_string(&path).map_err(|source| FirstBootError::File { what: "read", path: path.clone(), source })?;
-    let certificate = SelfSigned { certificate_pem: pem, key_pem: String::new() };
-    let fingerprint = certificate.fingerprint().map_err(|source| FirstBootError::Certificate { path, source })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(FirstBootError::Runtime)?;
+    // A renewed certificate may stand in the place of the configured one: the running daemon's counts.
+    let fingerprint = runtime.block_on(maintenance::fingerprint(&config))?.ok_or(FirstBootError::NoCertificate)?;
     // Ready comes last: whoever sees it finds the fingerprint.
     xenstore.write(FINGERPRINT, &fingerprint.to_string())?;
     xenstore.write(READY, &port.to_string())?;

@@ -2,6 +2,8 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
+use tls::SelfSigned;
+
 use super::*;
 
 const ID: &str = "6fa459ea-ee8a-4ca4-894e-db77e160355e";
@@ -232,7 +234,7 @@ fn the_report_tells_the_certificate_and_the_port() {
     let guest = Guest::told(&[("backhaul/listen", "127.0.0.1"), ("backhaul/port", &port.to_string())]);
     guest.boot();
     let missing = report(&guest.root(), &guest.xenstore()).unwrap_err();
-    assert!(matches!(missing, FirstBootError::File { what: "read", .. }), "{missing}");
+    assert!(matches!(missing, FirstBootError::NoCertificate), "{missing}");
     let made = SelfSigned::generate(&["localhost"]).unwrap();
     let pem = format!("{}{}", made.certificate_pem, made.key_pem);
     write_file(&guest.root().join("var/lib/backhaul/certificate.pem"), &pem).unwrap();
@@ -240,4 +242,31 @@ fn the_report_tells_the_certificate_and_the_port() {
     let told = guest.xenstore().read(&[FINGERPRINT, READY]).unwrap();
     assert_eq!(told[FINGERPRINT], made.fingerprint().unwrap().to_string());
     assert_eq!(told[READY], port.to_string());
+}
+
+#[test]
+fn the_report_tells_the_certificate_that_was_renewed_over_the_configured_one() {
+    tls::install_provider();
+    let door = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = door.local_addr().unwrap().port();
+    let guest = Guest::told(&[("backhaul/listen", "127.0.0.1"), ("backhaul/port", &port.to_string())]);
+    guest.boot();
+    let (renewed, configured) = (SelfSigned::generate(&["localhost"]).unwrap(), SelfSigned::generate(&["localhost"]).unwrap());
+    for (file, made) in [("certificate.pem", &renewed), ("configured.pem", &configured)] {
+        let pem = format!("{}{}", made.certificate_pem, made.key_pem);
+        write_file(&guest.root().join("var/lib/backhaul").join(file), &pem).unwrap();
+    }
+    let (config, file) = (guest.root().join(CONFIG), guest.root().join("var/lib/backhaul/configured.pem"));
+    let text = std::fs::read_to_string(&config).unwrap();
+    write_file(&config, &format!("{text}[tls]\ncertificate = {file:?}\nkey = {file:?}\n")).unwrap();
+    // What the running daemon shows.
+    let (server, told) = (renewed.server_config().unwrap(), renewed.fingerprint().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in door.incoming().flatten() {
+            let mut shown = rustls::ServerConnection::new(server.clone()).unwrap();
+            let _ = shown.complete_io(&mut stream);
+        }
+    });
+    report(&guest.root(), &guest.xenstore()).unwrap();
+    assert_eq!(guest.xenstore().read(&[FINGERPRINT]).unwrap()[FINGERPRINT], told.to_string());
 }

@@ -1,4 +1,4 @@
-# All is well: the former files go, those of a run that was cut too. One path a line.
+# All is well: the former files go, those of a run that was cut too, and what it had not put yet. One path a line.
 while value path; do
-    rm -f "$path".backhaul-former-* || exit 1
+    rm -rf "$path".backhaul-former-* "$path".backhaul-new.* || exit 1
 done

@@ -14,26 +14,32 @@ elif [ "$kind" = package ]; then
     fi
 else
     for path in /usr/local/bin/backhauld /etc/systemd/system/backhauld.service; do
-        rm -f "$path" "$path.backhaul-new" "$path".backhaul-former-* || exit 1
+        rm -rf "$path" "$path".backhaul-new.* "$path".backhaul-former-* || exit 1
     done
 fi
+# What an installation that was killed has left.
+rm -rf /var/tmp/backhaul-package.*
 systemctl daemon-reload
 systemctl reset-failed backhauld 2> /dev/null
 if [ "$purge" = yes ]; then
-    rm -rf /var/lib/backhaul || exit 1
+    # A share that was mounted there meanwhile is not the proxy's.
+    rm -rf --one-file-system /var/lib/backhaul || exit 1
     # An account whose files stay stays too: its number must not become somebody else's.
     if [ "$account" = made ] && id backhaul > /dev/null 2>&1; then
         userdel backhaul || exit 1
         if getent group backhaul > /dev/null 2>&1; then groupdel backhaul; fi
     fi
 else
-    rm -f /var/lib/backhaul/token.backhaul-*
+    rm -rf /var/lib/backhaul/token.backhaul-*
     # Its account stays with the files. A later deployment that takes them up is to know that it may go with them.
-    if [ "$account" = made ] && [ -d /var/lib/backhaul ]; then : > /var/lib/backhaul/account-made || exit 1; fi
+    # A folder, since a file could be a link to somewhere else: the account itself owns what is around it.
+    if [ "$account" = made ] && [ -d /var/lib/backhaul ] && [ ! -e /var/lib/backhaul/account-made ]; then
+        mkdir /var/lib/backhaul/account-made || exit 1
+    fi
 fi
 # The mark goes last: until then, a removal that was cut can be done again.
 for path in /etc/backhaul/backhauld.toml /etc/backhaul/deployed-by-ssh; do
-    rm -f "$path" "$path.backhaul-new" "$path".backhaul-former-* || exit 1
+    rm -rf "$path" "$path".backhaul-new.* "$path".backhaul-former-* || exit 1
 done
 rmdir /etc/backhaul 2> /dev/null
 :

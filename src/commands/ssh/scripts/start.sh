@@ -1,6 +1,6 @@
 # Starts the service, or starts it again, and waits until it listens.
 value port
-systemctl daemon-reload && systemctl enable backhauld 2> /dev/null && systemctl restart backhauld || exit 1
+systemctl daemon-reload && systemctl --quiet enable backhauld && systemctl restart backhauld || exit 1
 tries=0
 while [ $tries -lt 60 ]; do
     if [ "$(systemctl is-active backhauld)" = active ]; then

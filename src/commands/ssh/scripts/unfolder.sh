@@ -2,6 +2,6 @@
 value path
 [ -e "$path" ] || exit 0
 case $path in
-    /var/lib/backhaul) rm -rf "$path" ;;
+    /var/lib/backhaul) rm -rf --one-file-system "$path" ;;
     *) rmdir "$path" ;;
 esac

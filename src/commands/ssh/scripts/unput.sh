@@ -2,7 +2,7 @@
 value path
 value run
 value existed
-rm -f "$path.backhaul-new"
+rm -rf "$path".backhaul-new.*
 if [ -e "$path.backhaul-former-$run" ]; then
     mv -f "$path.backhaul-former-$run" "$path"
 elif [ "$existed" = no ]; then

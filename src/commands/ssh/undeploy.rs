@@ -1,0 +1,201 @@
+//! `backhaul proxy undeploy --ssh`: takes away what a deployment made, also when what runs there is broken.
+
+use std::collections::BTreeSet;
+
+use api::{Binding, ErrorReport, LicenseBindParams, LicenseList, LicenseUnbind, NoParams};
+use clap::Args;
+use futures::future::join_all;
+
+use super::answer::{Standing, standing};
+use super::probe::{self, Form, Found, paths};
+use super::session::{Destination, Payload, Script, Session};
+use super::{interruptible, named, off_thread, plan};
+use crate::commands::cli::Common;
+use crate::commands::context::config_dir;
+use crate::commands::deploy::ask;
+use crate::commands::failure::Failure;
+use crate::commands::output;
+use crate::config::{Config, Proxy};
+use crate::fleet::licenses::Member;
+
+/// `proxy undeploy`.
+#[derive(Debug, Args)]
+pub struct UndeployArgs {
+    /// The host
+    #[arg(long, value_name = "[USER@]HOST[:PORT]")]
+    ssh: String,
+    /// Remove its data too: jobs, history, licences, passwords
+    #[arg(long)]
+    purge: bool,
+    /// Name of the proxy, instead of typing it when asked
+    #[arg(long, value_name = "NAME")]
+    confirm: Option<String>,
+}
+
+/// `proxy undeploy`.
+///
+/// # Errors
+/// [`Failure`].
+pub async fn undeploy(common: &Common, arguments: UndeployArgs) -> Result<(), Failure> {
+    let destination: Destination = arguments.ssh.parse().map_err(Failure::usage)?;
+    let dir = config_dir(common)?;
+    let config = Config::load(&dir);
+    if common.read_only || config.console.read_only {
+        return Err(Failure::refused("READ_ONLY", "this removes something, and this console is read-only"));
+    }
+    let known = config.proxies?;
+    let mut session = Session::open(&destination).await?;
+    let (found, standing) = interruptible(look(&mut session, &known)).await??;
+    if arguments.purge {
+        interruptible(nothing_kept(&session)).await??;
+    }
+    let Some(mark) = found.mark else {
+        let there = if found.exists(paths::CONFIG) { "its backhauld was set up by somebody else" } else { "there is none" };
+        return Err(Failure::refused("NOT_DEPLOYED", format!("no proxy was deployed to {destination} from a console: {there}")));
+    };
+    let said = standing.status.as_ref().map(|status| status.name.clone()).or_else(|| plan::name_of(&found));
+    let name = said.unwrap_or_else(|| found.facts.get("node").unwrap_or("backhaul").to_owned());
+    if let Some(running) = standing.status.as_ref().map(|status| status.running.len()).filter(|running| *running > 0) {
+        output::aside(&format!("note: {running} running runs will be interrupted"));
+    }
+    let data = if arguments.purge {
+        format!("and {} with all jobs, history, licences and passwords in it", paths::STATE)
+    } else {
+        format!("but not {} with its jobs, history, licences and passwords, which --purge removes", paths::STATE)
+    };
+    let typed = match arguments.confirm {
+        Some(typed) => typed,
+        None => {
+            let question = format!("This removes the proxy {name} from {destination}, {data}. Type its name to go on: ");
+            interruptible(off_thread(move || ask(&output::printable(&question)))).await??
+        }
+    };
+    if typed != name {
+        return Err(Failure::refused(
+            "NOT_CONFIRMED",
+            format!("nothing was touched: the proxy there is called {name:?}, not {typed:?}"),
+        ));
+    }
+    let form = match mark.form {
+        Form::Program => "program",
+        Form::Package => "package",
+        Form::Found => "found",
+    };
+    let word = |yes: bool, other: &'static str| if yes { "yes" } else { other };
+    let account = if mark.made_account { "made" } else { "found" };
+    let removed = session.run(Script::REMOVE, &[form, account, word(arguments.purge, "no")], Payload::Nothing).await;
+    removed.map_err(|error| {
+        named("remove all of it", error.into()).next(format!("the same command goes on where this one ended: {destination}"))
+    })?;
+    // Only the entry of this very proxy: certificate or token is what both have.
+    let same = |proxy: &Proxy| standing.fingerprint == Some(proxy.fingerprint) || found.token.as_ref() == Some(&proxy.token);
+    let entry = known.iter().find(|proxy| same(proxy));
+    let called = entry.map_or(&name, |entry| &entry.name);
+    let freed = if arguments.purge {
+        let others: Vec<&Proxy> = known.iter().filter(|proxy| !same(proxy)).collect();
+        free(&others, standing.status.as_ref().map(|status| status.id.as_str()), called).await
+    } else {
+        Freed::default()
+    };
+    if let Some(entry) = entry {
+        Config::remove_proxy(&dir, &entry.name)?;
+    }
+    for note in &freed.notes {
+        output::aside(&output::printable(&format!("note: {note}")));
+    }
+    let forgotten = entry.map(|entry| entry.name.clone());
+    if common.json {
+        return Ok(output::json(&serde_json::json!({
+            "removed": name, "purged": arguments.purge, "forgotten": forgotten, "freed": freed.licenses,
+        }))?);
+    }
+    output::line(&output::printable(&format!("removed the proxy {name} from {destination}, {data}")))?;
+    for license in &freed.licenses {
+        output::line(&output::printable(&format!("licence {license} no longer serves {called}")))?;
+    }
+    Ok(())
+}
+
+/// Looks at the host, without asking that what runs there is in order: it is going to go.
+async fn look(session: &mut Session, known: &[Proxy]) -> Result<(Found, Standing), Failure> {
+    probe::enter(session).await?;
+    let found = probe::probe(session).await?;
+    let standing = standing(session, &found, known).await.unwrap_or_else(|failure| {
+        let why = failure.report.map(|report| report.message).unwrap_or_default();
+        output::aside(&output::printable(&format!("note: the proxy there cannot tell its certificate: {why}")));
+        Standing::default()
+    });
+    Ok((found, standing))
+}
+
+/// A repository may lie in the state, or be mounted there: what is in it is not the proxy's to take along.
+async fn nothing_kept(session: &Session) -> Result<(), Failure> {
+    let said = session.run(Script::KEPT, &[], Payload::Nothing).await?;
+    let of = |key: &str| {
+        let lines = said.lines().filter_map(|line| line.split_once('=')).filter(|(found, _)| *found == key);
+        lines.map(|(_, path)| path).collect::<Vec<_>>().join(", ")
+    };
+    let (backups, mounts, host) = (of("backups"), of("mounted"), session.destination());
+    let next = "or leave out --purge: the data stays then";
+    if !backups.is_empty() {
+        return Err(Failure::refused("BACKUPS_THERE", format!("there are backups in {backups} on {host}"))
+            .next(format!("move them first, {next}")));
+    }
+    if !mounts.is_empty() {
+        return Err(Failure::refused("MOUNTED_THERE", format!("{mounts} on {host} is the root of another file system"))
+            .next(format!("umount it there first, {next}")));
+    }
+    Ok(())
+}
+
+/// What became of the licences of a proxy that is gone.
+#[derive(Default)]
+struct Freed {
+    /// Those that serve it no longer, by id.
+    licenses: Vec<String>,
+    /// What could not be done, in words.
+    notes: Vec<String>,
+}
+
+/// Frees, at all others, the licences that are noted as its own. `id`: what it calls itself, where it still said so; `called`:
+/// its name on this console.
+async fn free(others: &[&Proxy], id: Option<&str>, called: &str) -> Freed {
+    let (mut licenses, mut notes) = (BTreeSet::new(), Vec::new());
+    let answers = join_all(others.iter().map(|proxy| async move {
+        let member = (proxy.name.clone(), proxy.client().map_err(|error| error.report())?);
+        let listed = Member::call::<LicenseList>(&member, &NoParams {}).await?;
+        let (mut freed, mut doubtful) = (Vec::new(), Vec::new());
+        for copy in listed {
+            let own = |bound: &&Binding| id.map_or(bound.name == called, |id| bound.proxy == id);
+            let Some(bound) = copy.bound.iter().find(own) else { continue };
+            if id.is_none() {
+                doubtful.push(copy.id);
+                continue;
+            }
+            let params = LicenseBindParams { id: copy.id.clone(), proxy: Some(bound.clone()) };
+            Member::call::<LicenseUnbind>(&member, &params).await?;
+            freed.push(copy.id);
+        }
+        Ok::<_, ErrorReport>((freed, doubtful))
+    }));
+    for (proxy, answer) in others.iter().zip(answers.await) {
+        match answer {
+            Ok((freed, doubtful)) => {
+                licenses.extend(freed);
+                notes.extend(doubtful.into_iter().map(|license| {
+                    format!(
+                        "the proxy did not say who it is, so {} still has licence {license} for a {called}: `backhaul license \
+                         unbind {license} {called}` frees it",
+                        proxy.name
+                    )
+                }));
+            }
+            Err(report) => notes.push(format!(
+                "{} cannot free the licences of {called}: {}; `backhaul license list` shows them, `backhaul license unbind` \
+                 frees them later",
+                proxy.name, report.message
+            )),
+        }
+    }
+    Freed { licenses: licenses.into_iter().collect(), notes }
+}
