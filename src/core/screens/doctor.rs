@@ -21,7 +21,7 @@ const COLUMNS: &[Column] = &[
     Column::new("State", 9, 9, 0),
     Column::new("Check", 11, 11, 0),
     Column::new("Of", 8, 24, 0),
-    Column::new("Measured", 14, 60, 0),
+    Column::new("Measured", 30, 60, 0),
     Column::new("Took", 6, 8, 3).right(),
     Column::new("What to do", 40, 200, 4),
 ];
