@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use api::deploy::redact_url;
 use api::{
     MAX_BUNDLE, NoParams, ProxyStatus, ProxyStatusGet, RunKind, RunList, RunListParams, UpgradeParams, UpgradePhase,
     UpgradeStart, UpgradeState, format_bytes,
@@ -118,15 +119,6 @@ fn sites(context: &Context, arguments: &UpgradeArgs) -> Result<Vec<Site>, Failur
     Ok(sites)
 }
 
-/// Where a bundle comes from, without what may be a secret.
-fn shown(from: &str) -> String {
-    let url = api::deploy::redact_url(from);
-    match url.split_once('?') {
-        Some((address, _)) if url.contains("://") => format!("{address}?…"),
-        _ => url,
-    }
-}
-
 async fn fetch(from: &str) -> Result<Bundle, Failure> {
     let bytes = if from.starts_with("http://") || from.starts_with("https://") {
         download(from).await?
@@ -139,7 +131,7 @@ async fn fetch(from: &str) -> Result<Bundle, Failure> {
         }
         Bytes::from(std::fs::read(path).map_err(failed)?)
     };
-    let shown = shown(from);
+    let shown = redact_url(from);
     // Whether to trust its signer is the proxies' affair; that it is a bundle at all can be said before any is touched.
     let read = BundleManifest::read_of_anyone(&mut bytes.as_ref());
     let (manifest, _) = read.map_err(|error| Failure::refused("BUNDLE", format!("{shown}: {}", bundle::said(&error))))?;
@@ -148,12 +140,12 @@ async fn fetch(from: &str) -> Result<Bundle, Failure> {
 }
 
 fn too_long(from: &str) -> Failure {
-    let shown = shown(from);
+    let shown = redact_url(from);
     Failure::refused("BUNDLE", format!("{shown} is no upgrade bundle: it is longer than {}", format_bytes(MAX_BUNDLE)))
 }
 
 async fn download(url: &str) -> Result<Bytes, Failure> {
-    let shown = shown(url);
+    let shown = redact_url(url);
     let failed = |error: reqwest::Error| {
         let reason = bundle::said(&error.without_url());
         Failure::failed("DOWNLOAD", format!("cannot download {shown}: {reason}"))
@@ -229,7 +221,7 @@ async fn follow(context: &Context, site: &Site, params: &UpgradeParams) -> Resul
     }
     let over = |status: &ProxyStatus| {
         let phase = status.upgrade.as_ref().map(|upgrade| upgrade.phase);
-        !matches!(phase, None | Some(UpgradePhase::Draining | UpgradePhase::Swapping))
+        !matches!(phase, None | Some(UpgradePhase::Draining | UpgradePhase::Swapping | UpgradePhase::Unknown))
     };
     let status = settled(site, deadline, over).await?;
     let upgrade = status.upgrade.map(|upgrade| *upgrade);

@@ -1,6 +1,6 @@
 //! The deployment form, made of [`api::deploy::FIELDS`] as the command line is, and its review page.
 
-use api::deploy::{Answers, FIELDS, FieldInfo, FieldKind, bytes, minimum};
+use api::deploy::{Answers, FIELDS, FieldInfo, FieldKind, bytes, minimum, redact_url};
 use api::{DeployOptions, DeploySpec, FieldFault, License, PoolOffer, SrOffer, format_bytes};
 
 use super::{Choice, Form, FormField, FormKind, Review};
@@ -300,6 +300,7 @@ pub(super) fn command(form: &Form) -> String {
                 let label = form.option(info.id).map_or("", |option| option.label.as_str());
                 line.push_str(&format!(" --{} {}", info.id, shell(label)));
             }
+            _ if info.id == "image" => line.push_str(&format!(" --image {}", shell(&redact_url(form.value("image"))))),
             _ => line.push_str(&format!(" --{} {}", info.id, shell(form.value(info.id)))),
         }
     }
