@@ -275,6 +275,9 @@ pub enum ProxyCommand {
         /// Its name once more, instead of typing it when asked
         #[arg(long, value_name = "NAME")]
         confirm: Option<String>,
+        /// Let the backups go that lie on the proxy's own disk
+        #[arg(long)]
+        discard_local_backups: bool,
     },
     /// Forget a deployed proxy and free its licence; its VM stays
     Forget {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use api::deploy::{Answers, FIELDS, FieldInfo, FieldKind};
+use api::deploy::{Answers, FIELDS, FieldInfo, FieldKind, redact_url};
 use api::{
     AddressSpec, DeployClaim, DeployDestroy, DeployForget, DeployReconfigure, DeployReview, DeployReviewGet, DeploySpec,
     DeployStart, Deployed, DeployedList, DestroyParams, IdParams, NoParams, ReconfigureParams, Run,
@@ -256,6 +256,9 @@ pub struct RedeployArgs {
     /// Another storage repository, by name or UUID [default: that of before]
     #[arg(long, value_name = "NAME|UUID")]
     sr: Option<String>,
+    /// Let the backups go that lie on the proxy's own disk
+    #[arg(long)]
+    discard_local_backups: bool,
     /// Do it without asking
     #[arg(long)]
     yes: bool,
@@ -276,14 +279,15 @@ pub async fn redeploy(common: &Common, arguments: RedeployArgs) -> Result<(), Fa
     let (site, deployed) = find(&context, &arguments.name).await?;
     let image = arguments.image.map(|url| api::ImageSource { url, sha256: arguments.image_sha256 });
     if !arguments.yes {
-        let url = image.as_ref().map_or(&deployed.spec.image.url, |image| &image.url);
+        let url = redact_url(image.as_ref().map_or(&deployed.spec.image.url, |image| &image.url));
         let question =
             format!("Make the proxy {} anew from {}? Its present VM goes once the new one is proven.", deployed.name, url);
         if !agreed(&output::printable(&question))? {
             return Err(Failure::refused("NOT_AGREED", "nothing was touched").next("--yes does it without asking"));
         }
     }
-    let params = api::RedeployParams { id: deployed.id.clone(), image, sr: arguments.sr };
+    let discard_local = arguments.discard_local_backups;
+    let params = api::RedeployParams { id: deployed.id.clone(), image, sr: arguments.sr, discard_local };
     let run = site.call::<api::Redeploy>(&params).await?;
     if arguments.no_watch {
         return watch::started(&context, &site, &run, false).await;
@@ -296,7 +300,7 @@ pub async fn redeploy(common: &Common, arguments: RedeployArgs) -> Result<(), Fa
 ///
 /// # Errors
 /// [`Failure`].
-pub async fn destroy(common: &Common, name: &str, confirm: Option<String>) -> Result<(), Failure> {
+pub async fn destroy(common: &Common, name: &str, confirm: Option<String>, discard_local: bool) -> Result<(), Failure> {
     let context = Context::new(common)?;
     let (site, deployed) = find(&context, name).await?;
     let typed = match confirm {
@@ -310,7 +314,7 @@ pub async fn destroy(common: &Common, name: &str, confirm: Option<String>) -> Re
         let message = format!("nothing was touched: the proxy is called {:?}, not {typed:?}", deployed.name);
         return Err(Failure::refused("NOT_CONFIRMED", message));
     }
-    let run = site.call::<DeployDestroy>(&DestroyParams { id: deployed.id.clone(), name: typed }).await?;
+    let run = site.call::<DeployDestroy>(&DestroyParams { id: deployed.id.clone(), name: typed, discard_local }).await?;
     watch::follow(&context, &site, &run.id, 0).await?;
     drop_entry(common, &deployed)
 }

@@ -110,7 +110,7 @@ async fn examine(context: &Context, site: &Site, several: bool) -> Result<Count,
     while let Some(check) = lines.next().await? {
         match check.verdict {
             Verdict::Pass => count.passed += 1,
-            Verdict::Warning => count.warnings += 1,
+            Verdict::Warning | Verdict::Unknown => count.warnings += 1,
             Verdict::Fail => count.failed += 1,
         }
         if context.json {
@@ -128,6 +128,7 @@ fn words(proxy: Option<&str>, check: &DoctorCheck) -> String {
         Verdict::Pass => ("✓", "pass"),
         Verdict::Warning => ("!", "warning"),
         Verdict::Fail => ("✗", "fail"),
+        Verdict::Unknown => ("!", "unknown"),
     };
     let proxy = proxy.map(|proxy| format!("{proxy}  ")).unwrap_or_default();
     let text = format!("{symbol} {verdict:<7}  {proxy}{:<11}  {}: {}", check.check, check.object, check.measured);

@@ -62,7 +62,9 @@ pub async fn run(common: &Common, command: ProxyCommand) -> Result<(), Failure> 
         ProxyCommand::Token(command) => maintain::token(common, command).await,
         ProxyCommand::Reconfigure(arguments) => deploy::reconfigure(common, arguments).await,
         ProxyCommand::Upgrade(arguments) => upgrade::run(common, arguments).await,
-        ProxyCommand::Destroy { name, confirm } => deploy::destroy(common, &name, confirm).await,
+        ProxyCommand::Destroy { name, confirm, discard_local_backups } => {
+            deploy::destroy(common, &name, confirm, discard_local_backups).await
+        }
         ProxyCommand::Forget { name } => deploy::forget(common, &name).await,
         ProxyCommand::Add { mut place, token, fingerprint, accept_fingerprint } => {
             let url = place.pop().unwrap_or_default();
@@ -160,6 +162,7 @@ fn last_upgrade(state: &UpgradeState) -> String {
         UpgradePhase::Done => "done",
         UpgradePhase::RolledBack => "rolled back",
         UpgradePhase::Failed => "failed",
+        UpgradePhase::Unknown => "in a phase that this program does not know, since",
     };
     let error = state.error.as_ref().map(|error| format!(": {}", error.message)).unwrap_or_default();
     format!("{} → {}, {phase} {}{error}", state.from, state.to, output::time(state.since))

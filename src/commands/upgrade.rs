@@ -153,7 +153,9 @@ async fn follow(context: &Context, site: &Site, params: &UpgradeParams, begun: U
     let over = |status: &ProxyStatus| {
         // A program of before runs were told does not name its own.
         let upgrade = status.upgrade.as_ref().filter(|upgrade| upgrade.run.is_none() || upgrade.run == begun.run);
-        upgrade.is_some_and(|upgrade| !matches!(upgrade.phase, UpgradePhase::Draining | UpgradePhase::Swapping))
+        upgrade.is_some_and(|upgrade| {
+            !matches!(upgrade.phase, UpgradePhase::Draining | UpgradePhase::Swapping | UpgradePhase::Unknown)
+        })
     };
     let status = settled(site, deadline, over).await?;
     let upgrade = status.upgrade.map(|upgrade| *upgrade);

@@ -258,6 +258,7 @@ pub fn remote(a: bool) -> Remote {
         kind: "local".into(),
         vhd_directory: false,
         space: Some(Space { size: 1000 * GIB, used: if a { 420 } else { 970 } * GIB, available: if a { 580 } else { 30 } * GIB }),
+        own_disk: false,
         error: None,
     }
 }

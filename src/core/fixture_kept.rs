@@ -109,14 +109,14 @@ pub fn review(spec: &DeploySpec) -> DeployReview {
         lines: vec![
             line("Name", spec.name.clone()),
             line("Site", spec.site.clone().unwrap_or_else(|| "xcp-grenoble".into())),
-            line("VM", format!("“Backhaul proxy {}” in the pool xcp-grenoble, tagged Backhaul proxy", spec.name)),
+            line("VM", format!("“{}” in the pool xcp-grenoble, tagged {}", spec.name, api::deploy::TAGS.join(" and "))),
             line(
                 "Resources",
                 format!("{} vCPUs, {} of memory, starts with its host", spec.vcpus, api::format_bytes(spec.memory)),
             ),
             line(
                 "Disk",
-                format!("{} on nfs-main (nfs, thin: takes what is used), 180.0 GiB free there", api::format_bytes(spec.disk)),
+                format!("{} on nfs-main (nfs, thin: takes what is used), 18.0 GiB free there", api::format_bytes(spec.disk)),
             ),
             line("Network", "LAN".into()),
             line("Address", format!("from the network (DHCP), port {}", spec.port)),

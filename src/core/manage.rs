@@ -43,10 +43,6 @@ fn license(state: &State, row: Option<usize>) -> Result<(&Proxy, &api::License),
     here.and_then(|row| licenses::at(state, row)).ok_or_else(|| "no licence is selected".into())
 }
 
-fn serves(license: &api::License) -> String {
-    license.bound.iter().map(|bound| bound.name.as_str()).collect::<Vec<_>>().join(", ")
-}
-
 /// Whether an action of this module can be done now; none for an action of another.
 pub(super) fn availability(state: &State, action: Action, row: Option<usize>) -> Option<Result<(), String>> {
     match judged(state, action, row) {
@@ -119,7 +115,7 @@ fn judged(state: &State, action: Action, row: Option<usize>) -> Result<bool, Str
                 return Err(fault.clone());
             }
             if license.free() == 0 {
-                return Err(format!("it covers {} and serves {}; free it there first", license.proxies, serves(license)));
+                return Err(format!("it covers {} and serves {}; free it there first", license.proxies, license.serves()));
             }
             on(holder.name())?;
         }
@@ -133,7 +129,7 @@ fn judged(state: &State, action: Action, row: Option<usize>) -> Result<bool, Str
         Action::LicenseRemove => {
             let (holder, license) = license(state, row)?;
             if !license.bound.is_empty() {
-                return Err(format!("it serves {}; free it there first", serves(license)));
+                return Err(format!("it serves {}; free it there first", license.serves()));
             }
             on(holder.name())?;
         }
@@ -257,7 +253,7 @@ fn on_deployed(state: &mut State, action: Action, row: Option<usize>) {
         }
         _ => {
             let expected = Expected { deployer: deployer.clone(), name: name.clone(), run: String::new(), known, gone: true };
-            let request = Request::Destroy(DestroyParams { id, name: name.clone() });
+            let request = Request::Destroy(DestroyParams { id, name: name.clone(), discard_local: false });
             send(state, &deployer, request, Purpose::Destroy(expected), &name);
         }
     }
@@ -431,7 +427,7 @@ pub(super) fn done(state: &mut State, name: &str, done: Done) {
         }
         Done::LicenseBound(license) => {
             stale(state, ListKind::Licenses);
-            state.tell(LogLevel::Info, format!("Licence {} serves {}", license.id, serves(&license)));
+            state.tell(LogLevel::Info, format!("Licence {} serves {}", license.id, license.serves()));
         }
         Done::LicenseFreed(license) => {
             stale(state, ListKind::Licenses);

@@ -101,8 +101,14 @@ fn the_danger_of_an_action_is_that_of_its_request() {
         (Action::RunCancel, Request::RunCancel(IdParams { id: String::new() })),
         (Action::PointRemove, Request::RestorePointRemove(IdParams { id: String::new() })),
         (Action::ProxyForget, Request::Forget(IdParams { id: String::new() })),
-        (Action::ProxyDestroy, Request::Destroy(api::DestroyParams { id: String::new(), name: String::new() })),
-        (Action::ProxyRedeploy, Request::Redeploy(Box::new(api::RedeployParams { id: String::new(), image: None, sr: None }))),
+        (
+            Action::ProxyDestroy,
+            Request::Destroy(api::DestroyParams { id: String::new(), name: String::new(), discard_local: false }),
+        ),
+        (
+            Action::ProxyRedeploy,
+            Request::Redeploy(Box::new(api::RedeployParams { id: String::new(), image: None, sr: None, discard_local: false })),
+        ),
         (Action::ProxyDrain, Request::Drain(api::DrainParams { on: true })),
         (Action::LicenseRemove, Request::LicenseRemove(IdParams { id: String::new() })),
         (

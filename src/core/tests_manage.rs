@@ -95,13 +95,9 @@ fn a_proxy_is_deployed_with_a_few_keys_and_comes_into_the_list_by_itself() {
     let page: Vec<String> =
         super::forms::deploy::review_lines(form, form.review.as_ref().unwrap()).iter().map(|line| line.plain()).collect();
     let page = page.join("\n");
-    for words in [
-        "nothing has been touched yet",
-        "Backhaul proxy annecy",
-        "upload",
-        "at most 1 h 00 m",
-        "less than the disk could grow to",
-    ] {
+    for words in
+        ["nothing has been touched yet", "“annecy” in the pool", "upload", "at most 1 h 00 m", "less than the disk could grow to"]
+    {
         assert!(page.contains(words), "{words}:\n{page}");
     }
     // Neither Enter nor the key that asked for the page accepts it.
@@ -181,6 +177,17 @@ fn faults_stand_beside_their_fields_while_one_types() {
     go_to(&mut state, "vcpus");
     write(&mut state, "4");
     assert_eq!(error(&state, "vcpus"), None);
+}
+
+#[test]
+fn the_command_of_a_form_holds_no_secret_of_an_image() {
+    let mut state = fixture::many();
+    press(&mut state, "1 n");
+    go_to(&mut state, "image");
+    press(&mut state, "ctrl-u");
+    write(&mut state, "https://user:hunter2@store/x.xva?sig=hunter2");
+    let line = state.form.as_ref().unwrap().command();
+    assert!(line.contains("https://***@store/x.xva?…") && !line.contains("hunter2"), "{line}");
 }
 
 #[test]

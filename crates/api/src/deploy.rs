@@ -25,6 +25,9 @@ pub mod minimum {
     pub const DISK_THIN: u64 = 2 << 30;
 }
 
+/// The tags of a proxy's VM: for people, and for XO, whose smart mode does not back up a VM with the latter.
+pub const TAGS: [&str; 2] = ["Backhaul proxy", "xo:no-bak=Backhaul proxy"];
+
 /// The port of a proxy unless said otherwise.
 pub const DEFAULT_PORT: u16 = 443;
 
@@ -98,13 +101,15 @@ impl DeploySpec {
     }
 }
 
-/// A URL without the password, and without the user, in front of its host.
+/// A URL without the password, and without the user, in front of its host, and without its query, which may be a key to what
+/// it names. A path is no URL, and stays as it is.
 pub fn redact_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (rest, query) = rest.split_once('?').map_or((rest, ""), |(rest, _)| (rest, "?…"));
+    let end = rest.find(['/', '#']).unwrap_or(rest.len());
     match rest[..end].rfind('@') {
-        Some(at) => format!("{scheme}://***@{}", &rest[at + 1..]),
-        None => url.to_owned(),
+        Some(at) => format!("{scheme}://***@{}{query}", &rest[at + 1..]),
+        None => format!("{scheme}://{rest}{query}"),
     }
 }
 
@@ -147,7 +152,7 @@ impl std::fmt::Debug for Login {
 }
 
 /// Where the appliance comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageSource {
     /// `file:///…` or a path, on the deployer's machine, or `http(s)://…`, of an XVA.
@@ -155,6 +160,12 @@ pub struct ImageSource {
     /// SHA-256 it must have, hexadecimal. A `.sha256` file or a signed `.manifest` beside it counts too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+}
+
+impl std::fmt::Debug for ImageSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ImageSource").field("url", &redact_url(&self.url)).field("sha256", &self.sha256).finish()
+    }
 }
 
 /// A parameter that cannot be, or a doubt about it.
@@ -357,6 +368,9 @@ pub struct RedeployParams {
     /// Another storage repository; none: that of before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sr: Option<String>,
+    /// Whether the backups on the proxy's own disk may go with its VM; if not, they keep it from being made anew.
+    #[serde(default)]
+    pub discard_local: bool,
 }
 
 /// Address or resources of a deployed proxy to change; its VM is restarted for it.
@@ -384,6 +398,9 @@ pub struct DestroyParams {
     pub id: String,
     /// Its name, typed: anything else is refused.
     pub name: String,
+    /// As for [`RedeployParams`].
+    #[serde(default)]
+    pub discard_local: bool,
 }
 
 /// The code of [`refusal`].
@@ -407,7 +424,11 @@ mod tests {
         for (url, shown) in [
             ("http://user:p@ss@proxy:3128", "http://***@proxy:3128"),
             ("http://proxy:3128/a@b", "http://proxy:3128/a@b"),
+            ("https://user:p@store/x.xva?sv=1&sig=secret#f", "https://***@store/x.xva?…"),
+            ("https://store?sig=a@b", "https://store?…"),
+            ("https://store/x.xva?", "https://store/x.xva?…"),
             ("/srv/x.xva", "/srv/x.xva"),
+            ("/srv/what?.xva", "/srv/what?.xva"),
         ] {
             assert_eq!(redact_url(url), shown);
         }

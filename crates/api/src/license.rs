@@ -33,6 +33,11 @@ impl License {
     pub fn free(&self) -> u32 {
         if self.fault.is_some() { 0 } else { self.proxies.saturating_sub(self.bound.len() as u32) }
     }
+
+    /// The names of the proxies it is bound to, in one line.
+    pub fn serves(&self) -> String {
+        self.bound.iter().map(|bound| bound.name.as_str()).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// A proxy that a licence is bound to.

@@ -178,6 +178,9 @@ pub enum UpgradePhase {
     RolledBack,
     /// It did not come to a swap.
     Failed,
+    /// A phase this reader does not know yet.
+    #[serde(other)]
+    Unknown,
 }
 
 /// How a check came out.
@@ -190,6 +193,9 @@ pub enum Verdict {
     Warning,
     /// Broken.
     Fail,
+    /// A verdict this reader does not know yet.
+    #[serde(other)]
+    Unknown,
 }
 
 /// One checked thing.
@@ -231,4 +237,16 @@ pub struct SupportBundle {
     pub file_name: String,
     /// The text.
     pub text: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_newer_daemon_says_is_read_and_not_guessed() {
+        assert_eq!(serde_json::from_str::<UpgradePhase>("\"hovering\"").unwrap(), UpgradePhase::Unknown);
+        assert_eq!(serde_json::from_str::<UpgradePhase>("\"rolledBack\"").unwrap(), UpgradePhase::RolledBack);
+        assert_eq!(serde_json::from_str::<Verdict>("\"moot\"").unwrap(), Verdict::Unknown);
+    }
 }

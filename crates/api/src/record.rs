@@ -167,6 +167,9 @@ pub struct Remote {
     /// Space, when the storage can tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub space: Option<Space>,
+    /// Whether it lies on the disk of the proxy's own system, and so goes with the proxy.
+    #[serde(default)]
+    pub own_disk: bool,
     /// Why it cannot be used, as of the last look.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorReport>,

@@ -23,7 +23,7 @@ use crate::maintenance::{Certificates, Settings, Tokens};
 use crate::news::News;
 use crate::points::Points;
 use crate::pools::Pools;
-use crate::remotes::Remotes;
+use crate::remotes::{Home, Remotes};
 use crate::runs::{Parts, Runs, WorkerProgram};
 use crate::schedule::{Scheduler, Starter};
 use crate::store::{Store, StoreError};
@@ -226,7 +226,7 @@ pub async fn start(config: Config, program: WorkerProgram, clock: Arc<dyn Clock>
     let stop = CancellationToken::new();
     let journal = Journal::open(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&news)).await?;
     let pools = Pools::open(Arc::clone(&store), Arc::clone(&news)).await?;
-    let remotes = Remotes::new(Arc::clone(&store), Arc::clone(&news));
+    let remotes = Remotes::new(Arc::clone(&store), Arc::clone(&news), Home::of(&config.state_dir));
     let licenses = Licenses::new(Arc::clone(&store), Arc::clone(&clock), config.issuer_keys.clone(), Arc::clone(&settings));
     let runs = Runs::new(Parts {
         store: Arc::clone(&store),

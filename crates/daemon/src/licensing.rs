@@ -3,8 +3,14 @@
 //! With a public key of an issuer configured, a proxy runs jobs only under a signed licence that is bound to it; without
 //! one, nothing is asked for anywhere. A licence is never asked for to list, restore, verify, remove, cancel or upgrade.
 //! Everything is checked here, offline; the signed text itself is [`signed::license`]'s.
+//!
+//! A clock that was set back is known by the highest time ever seen. So that one boot with a wrong clock does no lasting harm,
+//! a time counts as seen only when the process has run for a while, in which a clock is usually put right; and the way out of a
+//! mark that stands too high is a licence that was issued just now.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use api::{Binding, ErrorReport, License, LicenseOffer, LicenseText, Licensing};
 use jiff::Timestamp;
@@ -13,12 +19,18 @@ use signed::PublicKey;
 use crate::clock::Clock;
 use crate::fault::Fault;
 use crate::maintenance::Settings;
-use crate::store::{BindingRecord, LicenseRecord, Store};
+use crate::store::{BindingRecord, Fact, LicenseRecord, Store};
 
 /// The highest time ever seen: a clock that is behind it was set back.
 pub(crate) const HIGH_WATER: &str = "license_high_water";
 /// So often at most the highest time is written, milliseconds.
 const HIGH_WATER_STEP: i64 = 3_600_000;
+/// How long a process runs before a time that it sees is held against later ones.
+const BELIEVED_AFTER: Duration = Duration::from_secs(15 * 60);
+/// When the newest licence ever taken here was issued.
+const NEWEST_ISSUE: &str = "license_newest_issue";
+/// How far from now a licence may have been issued to prove what time it is, milliseconds.
+const PROOF: u64 = 24 * 3_600_000;
 
 /// The licences of this proxy.
 pub struct Licenses {
@@ -27,12 +39,17 @@ pub struct Licenses {
     issuers: Vec<PublicKey>,
     /// This proxy's id is among them.
     settings: Arc<Settings>,
+    since: Instant,
+    believed_after: Duration,
+    /// Whether it was said already that the highest time cannot be written.
+    warned: AtomicBool,
 }
 
 impl Licenses {
     /// Over the state, for the keys of the issuers; none: nothing is asked for.
     pub fn new(store: Arc<Store>, clock: Arc<dyn Clock>, issuers: Vec<PublicKey>, settings: Arc<Settings>) -> Arc<Self> {
-        Arc::new(Self { store, clock, issuers, settings })
+        let (since, believed_after) = (Instant::now(), BELIEVED_AFTER);
+        Arc::new(Self { store, clock, issuers, settings, since, believed_after, warned: AtomicBool::new(false) })
     }
 
     fn proxy(&self) -> String {
@@ -44,20 +61,41 @@ impl Licenses {
         !self.issuers.is_empty()
     }
 
-    /// The issuers' key that a deployed proxy is given.
-    pub fn issuer_key(&self) -> Option<String> {
-        self.issuers.first().map(ToString::to_string)
+    /// The issuers' keys, as text, which a deployed proxy is given.
+    pub fn issuer_keys(&self) -> Vec<String> {
+        self.issuers.iter().map(ToString::to_string).collect()
+    }
+
+    async fn milliseconds(&self, fact: &str) -> Result<Option<i64>, Fault> {
+        Ok(self.store.fact(fact).await?.and_then(|text| text.parse().ok()))
     }
 
     /// Now, and the highest time seen; noted from time to time.
     async fn times(&self) -> Result<(Timestamp, Timestamp), Fault> {
         let now = self.clock.now();
-        let noted: Option<i64> = self.store.fact(HIGH_WATER).await?.and_then(|text| text.parse().ok());
-        if noted.is_none_or(|noted| now.as_millisecond() > noted.saturating_add(HIGH_WATER_STEP)) {
-            self.store.set_fact(HIGH_WATER, &now.as_millisecond().to_string()).await?;
+        let noted = self.milliseconds(HIGH_WATER).await?;
+        let higher = noted.is_none_or(|noted| now.as_millisecond() > noted.saturating_add(HIGH_WATER_STEP));
+        if higher && self.since.elapsed() >= self.believed_after {
+            let kept = self.store.set_fact(HIGH_WATER, &now.as_millisecond().to_string()).await;
+            // No reason to answer nothing, neither how the proxy stands nor which licences it has.
+            if let Err(error) = kept
+                && !self.warned.swap(true, Ordering::Relaxed)
+            {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot note the highest time seen");
+            }
         }
         let seen = noted.and_then(|noted| Timestamp::from_millisecond(noted).ok()).unwrap_or(now);
         Ok((now, seen.max(now)))
+    }
+
+    /// Whether a licence proves that it is about now: its issuer has just signed a time near to it. Each does so once, and
+    /// only if it is newer than all before it: else a clock could be set back to the day of any licence that somebody has.
+    async fn proves(&self, license: &signed::License, now: Timestamp) -> Result<bool, Fault> {
+        let issued = license.issued_at.as_millisecond();
+        let records = self.store.licenses().await?;
+        let held = records.iter().filter_map(|record| signed::License::read(&record.text, &self.issuers).ok());
+        let newest = held.map(|held| held.issued_at.as_millisecond()).max().max(self.milliseconds(NEWEST_ISSUE).await?);
+        Ok(newest.is_none_or(|newest| issued > newest) && issued.abs_diff(now.as_millisecond()) <= PROOF)
     }
 
     /// How this proxy stands.
@@ -195,11 +233,21 @@ impl Licenses {
         }
         let license = signed::License::read(text, &self.issuers).map_err(|error| Fault::invalid("text", error.to_string()))?;
         let (now, high) = self.times().await?;
+        let proves = self.proves(&license, now).await?;
         let own = self.proxy();
         let whose = license.bound_to.as_deref().unwrap_or(&own);
-        license.standing(now, high, whose).map_err(|fault| Fault::invalid("text", fault.to_string()))?;
+        let standing = license.standing(now, if proves { now } else { high }, whose);
+        standing.map_err(|fault| Fault::invalid("text", fault.to_string()))?;
         let record = LicenseRecord { id: license.id.clone(), text: text.to_owned() };
         self.store.put_license(&record, now.as_millisecond()).await?;
+        let issued = license.issued_at.as_millisecond();
+        let newest = self.milliseconds(NEWEST_ISSUE).await?.max(Some(issued)).unwrap_or(issued);
+        let mut facts = vec![Fact::open(NEWEST_ISSUE, newest.to_string())];
+        if proves && high > now {
+            tracing::warn!(%high, %now, "a licence issued just now shows that a time seen before was wrong");
+            facts.push(Fact::open(HIGH_WATER, now.as_millisecond().to_string()));
+        }
+        self.store.set_facts(&facts).await?;
         self.shown(&record.id).await
     }
 
@@ -247,13 +295,9 @@ impl Licenses {
         let own = self.proxy();
         let proxy = proxy.map_or(own.as_str(), |proxy| &proxy.proxy);
         let bindings = self.store.license_bindings().await?;
-        if !bindings.iter().any(|bound| bound.license == record.id && (bound.proxy == proxy || bound.name == proxy)) {
-            return Err(Fault::forbidden("license.unbind", "the licence does not serve that proxy"));
-        }
         let bound = bindings.iter().find(|bound| bound.license == record.id && (bound.proxy == proxy || bound.name == proxy));
-        if let Some(bound) = bound {
-            self.store.unbind_license(&bound.proxy).await?;
-        }
+        let bound = bound.ok_or_else(|| Fault::forbidden("license.unbind", "the licence does not serve that proxy"))?;
+        self.store.unbind_license(&bound.proxy).await?;
         self.shown(&record.id).await
     }
 }
@@ -270,14 +314,108 @@ mod tests {
     use crate::clock::SystemClock;
 
     async fn licenses(dir: &std::path::Path, issuers: Vec<PublicKey>) -> Arc<Licenses> {
+        licenses_at(dir, issuers, Arc::new(SystemClock)).await
+    }
+
+    async fn licenses_at(dir: &std::path::Path, issuers: Vec<PublicKey>, clock: Arc<dyn Clock>) -> Arc<Licenses> {
         let store = Arc::new(Store::open(dir).await.unwrap());
         let config = crate::config::Config::parse(&dir.join("backhauld.toml"), "state_dir = \".\"\n").unwrap();
         let settings = Settings::open(Arc::clone(&store), &config).await.unwrap();
-        Licenses::new(store, Arc::new(SystemClock), issuers, settings)
+        Licenses::new(store, clock, issuers, settings)
+    }
+
+    /// A clock that stands where it was put.
+    struct Stands(std::sync::Mutex<Timestamp>);
+
+    impl Stands {
+        fn at(text: &str) -> Arc<Self> {
+            Arc::new(Self(std::sync::Mutex::new(text.parse().unwrap())))
+        }
+
+        fn set(&self, text: &str) {
+            *self.0.lock().unwrap() = text.parse().unwrap();
+        }
+    }
+
+    impl Clock for Stands {
+        fn now(&self) -> Timestamp {
+            *self.0.lock().unwrap()
+        }
+
+        fn sleep_until(&self, _: Timestamp) -> futures::future::BoxFuture<'static, ()> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    /// As if the process had run long enough already, or not.
+    fn believing(licenses: Arc<Licenses>, at_once: bool) -> Licenses {
+        let mut licenses = Arc::into_inner(licenses).unwrap();
+        licenses.believed_after = if at_once { Duration::ZERO } else { BELIEVED_AFTER };
+        licenses
+    }
+
+    const BEFORE: &str = "2026-11-01T00:00:00Z";
+    const TODAY: &str = "2026-12-01T12:00:00Z";
+    const LATER: &str = "2026-12-05T12:00:00Z";
+    const FAR: &str = "2040-01-01T00:00:00Z";
+
+    #[tokio::test]
+    async fn a_clock_that_is_set_back_is_noticed_once_its_time_was_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = SecretKey::generate().unwrap();
+        let clock = Stands::at(FAR);
+        let fresh = believing(licenses_at(dir.path(), vec![key.public()], clock.clone()).await, false);
+        let times = async |licenses: &Licenses| licenses.times().await.unwrap();
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        // A boot with a wrong clock, which is put right soon.
+        assert_eq!(times(&fresh).await, (at(FAR), at(FAR)));
+        clock.set(TODAY);
+        assert_eq!(times(&fresh).await, (at(TODAY), at(TODAY)));
+        let running = Licenses { believed_after: Duration::ZERO, ..fresh };
+        times(&running).await;
+        clock.set(BEFORE);
+        assert_eq!(times(&running).await, (at(BEFORE), at(TODAY)));
+        // One that goes on with a wrong clock for long is held to it…
+        clock.set(FAR);
+        times(&running).await;
+        clock.set(TODAY);
+        assert_eq!(times(&running).await, (at(TODAY), at(FAR)));
+        // …until a licence comes that was issued today, but not by one of long ago, whatever the clock says.
+        let old = issued(&key, 1, 90, at(BEFORE));
+        let refused = running.import(&old).await.unwrap_err().report().message;
+        assert!(refused.contains("clock"), "{refused}");
+        let kept = running.import(&issued(&key, 1, 90, at(TODAY))).await.unwrap();
+        assert_eq!(kept.fault, None);
+        assert_eq!(times(&running).await, (at(TODAY), at(TODAY)));
+        clock.set(LATER);
+        times(&running).await;
+        for known in [&old, &running.text(&kept.id).await.unwrap()] {
+            clock.set(if *known == old { BEFORE } else { TODAY });
+            let refused = running.import(known).await.unwrap_err().report().message;
+            assert!(refused.contains("clock"), "{refused}");
+        }
+        running.remove(&kept.id).await.unwrap();
+        clock.set(BEFORE);
+        running.import(&old).await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_keeps_nobody_from_asking_how_it_stands() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = SecretKey::generate().unwrap();
+        let licenses = believing(licenses(dir.path(), vec![key.public()]).await, true);
+        let refuse = "CREATE TRIGGER full BEFORE INSERT ON meta BEGIN SELECT RAISE(FAIL, 'full'); END";
+        sqlx::query(refuse).execute(licenses.store.connections()).await.unwrap();
+        assert!(licenses.standing().await.unwrap().required);
+        assert_eq!(licenses.list().await.unwrap(), []);
+        assert_eq!(licenses.milliseconds(HIGH_WATER).await.unwrap(), None);
     }
 
     fn text(key: &SecretKey, proxies: u32, days: i64) -> String {
-        let now = Timestamp::now();
+        issued(key, proxies, days, Timestamp::now())
+    }
+
+    fn issued(key: &SecretKey, proxies: u32, days: i64, now: Timestamp) -> String {
         let license = signed::License {
             id: uuid::Uuid::new_v4().to_string(),
             product: signed::PRODUCT.into(),

@@ -2,6 +2,7 @@
 //! costs an answer and not the daemon.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -35,22 +36,68 @@ pub struct Remotes {
     /// One question at a time to each: a hung one must not pile up threads.
     gates: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     errors: Mutex<BTreeMap<String, ErrorReport>>,
-    /// What each said last of its free space, for as long as another question keeps it busy.
-    spaces: Mutex<HashMap<String, Option<storage::Space>>>,
+    /// What each said last of its room, for as long as another question keeps it busy.
+    rooms: Mutex<HashMap<String, Room>>,
     /// Held while the fact about mounts is changed.
     mounts: tokio::sync::Mutex<()>,
+    home: Arc<Home>,
+}
+
+/// What is seen of a remote from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Room {
+    space: Option<storage::Space>,
+    own_disk: bool,
+}
+
+/// Where the system stands that this proxy runs on.
+pub struct Home {
+    root: PathBuf,
+    state: PathBuf,
+}
+
+impl Home {
+    /// Of the system that a state folder belongs to.
+    pub fn of(state: &Path) -> Self {
+        Self { root: crate::first_boot::root_of(state), state: state.to_owned() }
+    }
+
+    /// Whether a remote is a folder on the disk of that system, on which nothing else is mounted.
+    fn holds(&self, url: &RemoteUrl) -> std::io::Result<bool> {
+        use std::os::unix::fs::MetadataExt;
+        let Location::Local { path } = url.location() else { return Ok(false) };
+        let path = path.canonicalize()?;
+        if !path.starts_with(self.root.canonicalize()?) {
+            return Ok(false);
+        }
+        let device = path.metadata()?.dev();
+        Ok([&self.root, &self.state].into_iter().flat_map(|own| own.metadata()).any(|own| own.dev() == device))
+    }
+
+    /// The free space of a remote, and where it lies.
+    async fn look(self: Arc<Self>, url: RemoteUrl, storage: Arc<dyn Storage>) -> storage::Result<Room> {
+        let space = storage.space().await?;
+        // Asked of the kernel, which may be waiting for a mount.
+        let held = tokio::task::spawn_blocking(move || self.holds(&url)).await.map_err(std::io::Error::other).flatten();
+        let own_disk = held.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot tell on which disk a remote lies");
+            false
+        });
+        Ok(Room { space, own_disk })
+    }
 }
 
 impl Remotes {
     /// Over the stored remotes; opens none of them yet.
-    pub fn new(store: Arc<Store>, news: Arc<News>) -> Arc<Self> {
+    pub fn new(store: Arc<Store>, news: Arc<News>, home: Home) -> Arc<Self> {
         Arc::new(Self {
             store,
             news,
             gates: Mutex::default(),
             errors: Mutex::default(),
-            spaces: Mutex::default(),
+            rooms: Mutex::default(),
             mounts: tokio::sync::Mutex::default(),
+            home: Arc::new(home),
         })
     }
 
@@ -84,16 +131,17 @@ impl Remotes {
             }
         }
         let record = RemoteRecord { id: uuid::Uuid::new_v4().to_string(), name, url };
+        let home = Arc::clone(&self.home);
         let look = move |url: RemoteUrl| async move {
             let storage = storage::open(&url, OpenOptions { make_root: true }).await?;
-            storage.space().await
+            home.look(url, storage).await
         };
-        let space = self.ask(&record, LOOK, "open", look).await?;
+        let room = self.ask(&record, LOOK, "open", look).await?;
         self.store.add_remote(&record, at).await?;
         self.keep_mount(&record.id, mount_below(&record)).await;
         self.news.changed(Topic::Remotes);
         self.news.changed(Topic::RestorePoints);
-        Ok(show(record, Ok(space)))
+        Ok(show(record, Ok(room)))
     }
 
     /// Forgets a remote; its files stay.
@@ -108,7 +156,7 @@ impl Remotes {
         self.keep_mount(&remote.id, None).await;
         self.note(&remote.id, None);
         self.gates.lock().unwrap_or_else(PoisonError::into_inner).remove(&remote.id);
-        self.spaces.lock().unwrap_or_else(PoisonError::into_inner).remove(&remote.id);
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner).remove(&remote.id);
         self.news.changed(Topic::Remotes);
         self.news.changed(Topic::RestorePoints);
         Ok(())
@@ -118,8 +166,8 @@ impl Remotes {
     pub async fn list(&self) -> Result<Vec<Remote>, Fault> {
         let all = self.store.remotes().await?;
         Ok(join_all(all.into_iter().map(|record| async move {
-            let space = self.space(&record).await;
-            show(record, space)
+            let room = self.room(&record).await;
+            show(record, room)
         }))
         .await)
     }
@@ -169,27 +217,35 @@ impl Remotes {
 
     /// The free space of a remote, as it is now or was last known.
     pub(crate) async fn space(&self, record: &RemoteRecord) -> Result<Option<storage::Space>, ErrorReport> {
-        self.space_within(record, LOOK).await
+        Ok(self.room(record).await?.space)
     }
 
-    async fn space_within(&self, record: &RemoteRecord, patience: Duration) -> Result<Option<storage::Space>, ErrorReport> {
+    async fn room(&self, record: &RemoteRecord) -> Result<Room, ErrorReport> {
+        self.room_within(record, LOOK).await
+    }
+
+    async fn room_within(&self, record: &RemoteRecord, patience: Duration) -> Result<Room, ErrorReport> {
         if self.gate(&record.id).try_lock().is_err() {
             // A test or a listing is under way: what was last known of the remote still holds.
             if let Some(report) = self.noted(&record.id) {
                 return Err(report);
             }
-            if let Some(space) = self.spaces.lock().unwrap_or_else(PoisonError::into_inner).get(&record.id) {
-                return Ok(*space);
+            if let Some(room) = self.rooms.lock().unwrap_or_else(PoisonError::into_inner).get(&record.id) {
+                return Ok(*room);
             }
         }
-        let look = |url: RemoteUrl| async move { open(&url).await?.space().await };
+        let home = Arc::clone(&self.home);
+        let look = move |url: RemoteUrl| async move {
+            let storage = open(&url).await?;
+            home.look(url, storage).await
+        };
         match self.ask_within(record, patience.min(LOOK), LOOK, "look at", look).await {
-            Ok(space) => {
-                self.spaces.lock().unwrap_or_else(PoisonError::into_inner).insert(record.id.clone(), space);
-                Ok(space)
+            Ok(room) => {
+                self.rooms.lock().unwrap_or_else(PoisonError::into_inner).insert(record.id.clone(), room);
+                Ok(room)
             }
             // Nothing is known yet, and that is no fault of the remote's.
-            Err(report) if report.code == BUSY => Ok(None),
+            Err(report) if report.code == BUSY => Ok(Room::default()),
             Err(report) => Err(report),
         }
     }
@@ -214,7 +270,7 @@ impl Remotes {
             error: Some(error),
         };
         // Opening is a step of its own: its error says more than the test's.
-        if let Err(error) = self.space_within(&record, patience).await {
+        if let Err(error) = self.room_within(&record, patience).await {
             return Ok(failed("open", error));
         }
         // Nothing is written to a disk that it does not belong to.
@@ -386,17 +442,18 @@ fn explain(error: Failure, what: &str) -> ErrorReport {
     }
 }
 
-fn show(record: RemoteRecord, space: Result<Option<storage::Space>, ErrorReport>) -> Remote {
+fn show(record: RemoteRecord, room: Result<Room, ErrorReport>) -> Remote {
     let parsed = RemoteUrl::parse(&record.url).ok();
-    let space_shown = space.as_ref().ok().copied().flatten();
+    let Room { space, own_disk } = room.as_ref().copied().unwrap_or_default();
     Remote {
         id: record.id,
         name: record.name,
         url: parsed.as_ref().map(RemoteUrl::redacted).unwrap_or_default(),
         kind: parsed.as_ref().map(|url| url.location().kind().to_owned()).unwrap_or_default(),
         vhd_directory: parsed.as_ref().is_some_and(RemoteUrl::use_vhd_directory),
-        space: space_shown.map(|space| Space { size: space.size, used: space.used, available: space.available }),
-        error: space.err(),
+        space: space.map(|space| Space { size: space.size, used: space.used, available: space.available }),
+        own_disk,
+        error: room.err(),
     }
 }
 
@@ -408,15 +465,35 @@ fn plural(count: usize) -> &'static str {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_remote_goes_with_the_proxy_only_if_it_lies_on_its_system_s_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let (inside, outside) = (dir.path().join("guest/srv/backups"), dir.path().join("nas"));
+        let state = dir.path().join("guest/var/lib/backhaul");
+        for folder in [&inside, &outside, &state] {
+            std::fs::create_dir_all(folder).unwrap();
+        }
+        std::os::unix::fs::symlink(&inside, dir.path().join("link")).unwrap();
+        let home = Home::of(&state);
+        let holds = |path: &Path| home.holds(&RemoteUrl::parse(&format!("file://{}", path.display())).unwrap());
+        assert!(holds(&inside).unwrap() && holds(&dir.path().join("link")).unwrap());
+        assert!(!holds(&outside).unwrap());
+        holds(&dir.path().join("guest/nothing")).unwrap_err();
+        // The whole machine is the system of whoever has its state elsewhere; what is mounted there is no part of its disk.
+        let home = Home::of(&dir.path().join("state"));
+        assert!(!home.holds(&RemoteUrl::parse("file:///proc").unwrap()).unwrap());
+        assert!(Home::of(dir.path()).holds(&RemoteUrl::parse(&format!("file://{}", outside.display())).unwrap()).unwrap());
+    }
+
     #[tokio::test]
     async fn a_busy_remote_does_not_hang_and_one_whose_question_timed_out_does() {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(&dir.path().join("state")).await.unwrap());
-        let remotes = Remotes::new(store, Arc::default());
+        let remotes = Remotes::new(store, Arc::default(), Home::of(dir.path()));
         let root = dir.path().join("remote");
         std::fs::create_dir(&root).unwrap();
         let record = RemoteRecord { id: "r".into(), name: "nas".into(), url: format!("file://{}", root.display()) };
-        remotes.spaces.lock().unwrap().insert("r".into(), None);
+        remotes.rooms.lock().unwrap().insert("r".into(), Room::default());
         let pass = remotes.gate("r").lock_owned().await;
         assert_eq!(remotes.space(&record).await, Ok(None));
         let never = |_| std::future::pending::<storage::Result<()>>();

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use api::*;
-use common::{Client, TOKEN, start};
+use common::{Client, TOKEN, start_with};
 use daemon::daemon::Running;
 use daemon::store::{DeploymentRecord, DeploymentSecrets};
 use engine::plan::Secret;
@@ -37,11 +37,16 @@ struct Pair {
 
 impl Pair {
     async fn start(dir: &Path) -> Self {
+        Self::start_with(dir, "").await
+    }
+
+    /// Both with more lines in their configuration.
+    async fn start_with(dir: &Path, more: &str) -> Self {
         let (one, other) = (dir.join("deployer"), dir.join("deployed"));
         for dir in [&one, &other] {
-            std::fs::create_dir(dir).unwrap();
+            std::fs::create_dir_all(dir).unwrap();
         }
-        let (deployer, deployed) = (start(&one).await, start(&other).await);
+        let (deployer, deployed) = (start_with(&one, more).await, start_with(&other, more).await);
         let status = deployed.1.call::<ProxyStatusGet>(NoParams {}).await;
         let spec = DeploySpec {
             name: "test".into(),
@@ -176,4 +181,89 @@ async fn another_proxy_is_never_taken_for_the_deployed_one() {
     assert_eq!(client.call::<DeployedList>(NoParams {}).await[0].url, Some(pair.deployed.1.base.clone()));
     assert!(!deployer.daemon.stop.is_cancelled());
     pair.deployer.0.stop().await;
+}
+
+/// What a refusal says to programs.
+fn code(refused: &RpcError) -> &str {
+    refused.data["code"].as_str().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_proxy_with_backups_on_its_own_disk_is_not_done_away_with_unless_that_is_meant() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = Pair::start(dir.path()).await;
+    let url = format!("file://{}", dir.path().join("backups").display());
+    let remote = pair.deployed.1.call::<RemoteAdd>(RemoteAddParams { name: "nas".into(), url }).await;
+    assert!(remote.own_disk, "it lies where the state of the proxy does");
+    let client = &pair.deployer.1;
+    let redeploy = async |discard_local| {
+        let params = RedeployParams { id: pair.id.clone(), image: None, sr: None, discard_local };
+        client.try_call::<Redeploy>(params).await.unwrap_err()
+    };
+    let destroy = async |discard_local| {
+        client.try_call::<DeployDestroy>(DestroyParams { id: pair.id.clone(), name: "test".into(), discard_local }).await
+    };
+    for (refused, command) in [(redeploy(false).await, "proxy redeploy"), (destroy(false).await.unwrap_err(), "proxy destroy")] {
+        assert_eq!(code(&refused), "PROXY_HOLDS_BACKUPS", "{refused}");
+        assert!(refused.message.contains("remote nas"), "{refused}");
+        let next = refused.data["next"].as_str().unwrap();
+        assert!(next.contains(command) && next.contains("--discard-local-backups"), "{next}");
+    }
+    // What stands in the way then is the pool, which is not there.
+    assert_eq!(code(&redeploy(true).await), "DEPLOY_REFUSED");
+    // Nobody can be asked: the run says so.
+    pair.deployed.0.stop().await;
+    let run = destroy(false).await.unwrap();
+    let events = client.events(&run.id, 0).await;
+    let says = |event: &&Event| matches!(&event.kind, EventKind::Log { message, .. } if message.contains("cannot be told"));
+    assert_eq!(events.iter().filter(says).count(), 1, "{events:?}");
+    pair.deployer.0.stop().await;
+}
+
+#[tokio::test]
+async fn a_forgotten_proxy_lets_go_of_its_licence_or_is_not_forgotten() {
+    for answers in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let issuer = signed::SecretKey::generate().unwrap();
+        let pair = Pair::start_with(dir.path(), &format!("[license]\nissuer_keys = [\"{}\"]\n", issuer.public())).await;
+        let now = jiff::Timestamp::now();
+        let license = signed::License {
+            id: uuid::Uuid::new_v4().to_string(),
+            product: signed::PRODUCT.into(),
+            holder: "test".into(),
+            proxies: 1,
+            issued_at: now,
+            not_before: now,
+            expires_at: None,
+            bound_to: None,
+        };
+        let text = license.issue(&issuer).unwrap();
+        let (client, deployed) = (&pair.deployer.1, &pair.deployed.1);
+        for (client, proxy) in [(client, Some(Binding { proxy: pair.id.clone(), name: "test".into() })), (deployed, None)] {
+            client.call::<LicenseImport>(LicenseImportParams { text: text.clone() }).await;
+            client.call::<LicenseBind>(LicenseBindParams { id: license.id.clone(), proxy }).await;
+        }
+        let bound = async |client: &Client| client.call::<LicenseList>(NoParams {}).await[0].bound.len();
+        let forget = async || client.try_call::<DeployForget>(IdParams { id: pair.id.clone() }).await;
+        if answers {
+            assert!(forget().await.unwrap());
+            assert_eq!((bound(client).await, bound(deployed).await), (0, 0));
+            let standing = deployed.call::<ProxyStatusGet>(NoParams {}).await.licensing;
+            assert!(standing.fault.unwrap().contains("no licence is bound"));
+            pair.stop().await;
+            continue;
+        }
+        pair.deployed.0.stop().await;
+        let refused = forget().await.unwrap_err();
+        assert_eq!((code(&refused), bound(client).await), ("PROXY_KEEPS_LICENSE", 1), "{refused}");
+        let next = refused.data["next"].as_str().unwrap();
+        assert!(next.contains(&format!("backhaul license unbind {} \"test\"", &license.id[..8])), "{next}");
+        assert_eq!(client.call::<DeployedList>(NoParams {}).await.len(), 1);
+        // As it says there.
+        let proxy = Some(Binding { proxy: pair.id.clone(), name: "test".into() });
+        client.call::<LicenseUnbind>(LicenseBindParams { id: license.id.clone(), proxy }).await;
+        assert!(forget().await.unwrap());
+        assert_eq!(client.call::<DeployedList>(NoParams {}).await, []);
+        pair.deployer.0.stop().await;
+    }
 }

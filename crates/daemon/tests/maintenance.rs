@@ -12,6 +12,9 @@ use tls::SelfSigned;
 
 const SECRET_PROXY: &str = "http://user:hunter2@proxy.example:3128";
 
+/// The highest time seen, as it is kept.
+const HIGHEST: &str = "license_high_water";
+
 /// Every file below a folder that holds a text.
 fn holding(dir: &Path, text: &str) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
@@ -159,6 +162,7 @@ async fn a_state_makes_a_new_proxy_the_former_one_and_twice_is_as_once() {
         fingerprint: "AB".repeat(32),
     };
     old.daemon.store.add_pool(&pool, 1).await.unwrap();
+    old.daemon.store.set_fact(HIGHEST, "5000").await.unwrap();
     client.call::<ProxyDrain>(DrainParams { on: true }).await;
     let state = client.call::<StateExport>(NoParams {}).await;
     let status = client.call::<ProxyStatusGet>(NoParams {}).await;
@@ -171,13 +175,18 @@ async fn a_state_makes_a_new_proxy_the_former_one_and_twice_is_as_once() {
         (json!({ "form": 1, "takenAt": 1, "id": "x", "content": state.content }), "id"),
         (json!({ "form": 1, "takenAt": 1, "id": state.id, "content": { "name": "hunter2-name" } }), "content"),
         (json!({ "form": 1, "takenAt": 1, "id": state.id, "content": changed(&state, "certificate", "x") }), "content"),
+        (json!({ "form": 1, "takenAt": 1, "id": state.id, "content": changed(&state, "hologram", "x") }), "content"),
     ];
     for (broken, name) in broken {
+        let newer = broken["content"].get("hologram").is_some();
         let refused = client.call_raw("state.import", broken).await;
+        assert_eq!(refused.to_string().contains("of a newer version, with parts"), newer, "{refused}");
         assert_eq!(refused["error"]["data"]["errors"][0]["name"], name, "{refused}");
         assert!(!refused.to_string().contains("hunter2"), "{refused}");
     }
+    new.daemon.store.set_fact(HIGHEST, "9000").await.unwrap();
     let imported = client.call::<StateImport>(state.clone()).await;
+    assert_eq!(new.daemon.store.fact(HIGHEST).await.unwrap().as_deref(), Some("9000"), "the higher one stays");
     assert_eq!((imported.pools, imported.remotes, imported.jobs), (1, 1, 1));
     assert_eq!(imported.fingerprint, status.fingerprint);
     // Its own token and, for a day, the one of who gave it the state; the certificate of the former proxy.

@@ -47,7 +47,7 @@ pub mod redeploy {
     pub(in super::super) fn request(form: &Form, deployed: &Deployed) -> Request {
         let image = form.typed("image").map(|url| ImageSource { url, sha256: form.typed("image-sha256") });
         let sr = Some(form.value("sr")).filter(|sr| !sr.is_empty()).map(str::to_owned);
-        Request::Redeploy(Box::new(RedeployParams { id: deployed.id.clone(), image, sr }))
+        Request::Redeploy(Box::new(RedeployParams { id: deployed.id.clone(), image, sr, discard_local: false }))
     }
 
     pub(in super::super) fn command(form: &Form, deployed: &Deployed) -> String {

@@ -40,6 +40,7 @@ fn verdict(verdict: Verdict) -> Line {
         Verdict::Pass => Line::state(Glyph::Ok, Role::Ok, "pass"),
         Verdict::Warning => Line::state(Glyph::Warn, Role::Warn, "warning"),
         Verdict::Fail => Line::state(Glyph::Error, Role::Error, "fail"),
+        Verdict::Unknown => Line::state(Glyph::Warn, Role::Warn, "unknown"),
     }
 }
 
@@ -115,6 +116,7 @@ pub fn summary(state: &State, proxy: &str) -> Option<Line> {
     for (verdict, glyph, role, word) in [
         (Verdict::Fail, Glyph::Error, Role::Error, "fail"),
         (Verdict::Warning, Glyph::Warn, Role::Warn, "warning"),
+        (Verdict::Unknown, Glyph::Warn, Role::Warn, "unknown"),
         (Verdict::Pass, Glyph::Ok, Role::Ok, "pass"),
     ] {
         let n = tally(examination, verdict);

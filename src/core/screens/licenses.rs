@@ -37,10 +37,6 @@ fn state_of(license: &License) -> Line {
     }
 }
 
-fn serves(license: &License) -> String {
-    license.bound.iter().map(|bound| bound.name.as_str()).collect::<Vec<_>>().join(", ")
-}
-
 fn expires(state: &State, license: &License) -> String {
     license.expires_at.map_or_else(|| "never".to_owned(), |at| date_time(at, &state.settings.zone))
 }
@@ -66,7 +62,7 @@ impl Rows for LicenseRows<'_> {
             2 => Line::text(&license.holder),
             3 => Line::text(format!("{} of {}", license.free(), license.proxies)),
             4 if license.bound.is_empty() => Line::of(Role::Muted, "none"),
-            4 => Line::text(serves(license)),
+            4 => Line::text(license.serves()),
             5 => Line::text(expires(self.0, license)),
             _ => Line::of(Role::Muted, proxy.name()),
         }
@@ -83,7 +79,7 @@ impl Rows for LicenseRows<'_> {
 
     fn haystack(&self, row: usize) -> String {
         at(self.0, row).map_or_else(String::new, |(proxy, license)| {
-            format!("{} {} {} {}", license.id, license.holder, serves(license), proxy.name())
+            format!("{} {} {} {}", license.id, license.holder, license.serves(), proxy.name())
         })
     }
 

@@ -95,6 +95,7 @@ fn phase(upgrade: &UpgradeState) -> (Glyph, Role, String) {
         UpgradePhase::Done => (Glyph::Ok, Role::Ok, format!("from {} to {to}: done", upgrade.from)),
         UpgradePhase::RolledBack => (Glyph::Error, Role::Error, format!("to {to}: did not work, {} runs again", upgrade.from)),
         UpgradePhase::Failed => (Glyph::Error, Role::Error, format!("to {to}: given up, {} goes on", upgrade.from)),
+        UpgradePhase::Unknown => (Glyph::Warn, Role::Warn, format!("to {to}: in a phase that this console does not know")),
     }
 }
 
@@ -102,6 +103,9 @@ fn phase(upgrade: &UpgradeState) -> (Glyph, Role, String) {
 pub fn upgraded(proxy: &Proxy, now: &ProxyStatus, since: i64) -> Option<(LogLevel, String)> {
     let before = proxy.status.as_ref().and_then(|status| status.upgrade.as_ref());
     let upgrade = now.upgrade.as_ref().filter(|upgrade| !under_way(upgrade.phase) && upgrade.since >= since)?;
+    if upgrade.phase == UpgradePhase::Unknown {
+        return None;
+    }
     if before.is_some_and(|before| before.phase == upgrade.phase && before.since == upgrade.since) {
         return None;
     }

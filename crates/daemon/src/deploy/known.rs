@@ -12,19 +12,18 @@ use std::time::Duration;
 use api::{
     Credentials, Deployed, DeployedState, NoParams, ProxyNews, ProxyStatus, ProxyStatusGet, ProxyWatch, StateExport, Topic,
 };
-use client::{CallError, Client, Token};
+use client::{CallError, Client};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Deployments;
+use super::reach::{Access, failed};
 use crate::clock::Clock;
 use crate::config::check_plain;
 use crate::fault::Fault;
 use crate::store::{DeploymentRecord, StoreError};
 
-/// For a proxy to show that it can be reached.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// From a change to the copy: changes come in groups.
 const CALM: Duration = Duration::from_secs(2);
 /// A copy is never older than this, unless the proxy cannot be asked.
@@ -32,41 +31,6 @@ const OLDEST: Duration = Duration::from_secs(6 * 3600);
 /// Between two attempts to reach a proxy, doubled up to the longest.
 const RETRY_FIRST: Duration = Duration::from_secs(5);
 const RETRY_LAST: Duration = Duration::from_secs(600);
-
-/// How a proxy is reached.
-#[derive(Clone, PartialEq, Eq)]
-struct Access {
-    url: String,
-    fingerprint: String,
-    token: String,
-}
-
-impl Access {
-    fn of(record: &DeploymentRecord) -> Option<Self> {
-        let (url, fingerprint) = (record.url.clone()?, record.fingerprint.clone()?);
-        Some(Self { url, fingerprint, token: record.secrets.token.expose().to_owned() })
-    }
-
-    fn client(&self) -> Result<Client, CallError> {
-        let unusable = |what: String| CallError::Foreign { host: self.url.clone(), what };
-        let url = url::Url::parse(&self.url).map_err(|error| unusable(format!("the address is no URL: {error}")))?;
-        let token = Token::new(&self.token).map_err(unusable)?;
-        let pinned = self.fingerprint.parse().map_err(|error: tls::ParseFingerprintError| unusable(error.to_string()))?;
-        Client::new(&url, &token, pinned)
-    }
-
-    async fn status(&self) -> Result<ProxyStatus, CallError> {
-        let client = self.client()?;
-        match timeout(PATIENCE, client.call::<ProxyStatusGet>(&NoParams {})).await {
-            Ok(Ok(status)) => Ok(status),
-            Ok(Err(error)) => Err(client.explain(error).await),
-            Err(_) => {
-                let reason = format!("no answer in {} s", PATIENCE.as_secs());
-                Err(CallError::Unreachable { host: client.host().to_owned(), reason })
-            }
-        }
-    }
-}
 
 impl Deployments {
     /// Takes down how a deployed proxy is called and reached now. Its address stays as long as the proxy answers there.
@@ -86,7 +50,7 @@ impl Deployments {
         }
         let status = match answer {
             Some(status) => status,
-            None => at(&url).status().await.map_err(|error| Fault::Failed(error.report()))?,
+            None => at(&url).status().await.map_err(failed)?,
         };
         if status.id != given.id {
             return Err(Fault::forbidden(OPERATION, format!("what answers at {url} is another proxy: {}", status.name)));
@@ -110,7 +74,7 @@ impl Deployments {
     async fn rename(&self, record: &mut DeploymentRecord, name: &str) -> Result<(), StoreError> {
         record.name = name.to_owned();
         record.spec.name = name.to_owned();
-        self.store.set_deployment_with_secrets(record).await?;
+        self.store.set_deployment(record).await?;
         self.store.rename_binding(&record.id, name).await?;
         self.news.changed(Topic::Deployed);
         self.news.changed(Topic::Licenses);
@@ -231,10 +195,6 @@ impl Deployments {
         self.news.changed(Topic::Deployed);
         Ok(())
     }
-}
-
-fn failed(error: CallError) -> Fault {
-    Fault::Failed(error.report())
 }
 
 /// What of a proxy's state shows in its status.

@@ -2,12 +2,14 @@
 //! becomes of it when a run has ended.
 //!
 //! The flow itself is a run like any other ([`engine::plan::DeployPlan`]). The registry row is written before the run
-//! starts and holds the token; [`settle`](settle::settle) reads from the run's journal what came of it, at its end or at
-//! the next start of the daemon, so that a row and its VM never disagree for long.
+//! starts, holds the token and names the run; [`settle`](settle::settle) reads from the run's journal what came of it, at its
+//! end or at the next start of the daemon, so that a row and its VM never disagree for long. A run that a row names and that
+//! was never begun has touched nothing.
 
 mod known;
 mod offers;
 mod plan;
+mod reach;
 mod review;
 pub(crate) mod settle;
 
@@ -15,8 +17,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use api::{
-    Credentials, DeployOptions, DeployReview, DeploySpec, Deployed, DeployedState, DestroyParams, ReconfigureParams,
-    RedeployParams, Run, Topic,
+    Credentials, DeployOptions, DeployReview, DeploySpec, Deployed, DeployedState, DestroyParams, EventKind, LogLevel,
+    ReconfigureParams, RedeployParams, Run, Topic,
 };
 use engine::plan::{DestroyPlan, ReconfigurePlan};
 use futures::future::join_all;
@@ -26,13 +28,10 @@ use crate::journal::Journal;
 use crate::licensing::Licenses;
 use crate::news::News;
 use crate::pools::Pools;
-use crate::runs::{Request, Runs};
+use crate::runs::{Request, Runs, run_id};
 use crate::store::{DeploymentRecord, Store};
 
 pub use offers::{Offer, read_offer};
-
-/// The tag of a proxy's VM, by which smart jobs leave it out.
-pub(crate) const TAG: &str = "Backhaul Proxy";
 
 /// The proxies that this one has deployed.
 pub struct Deployments {
@@ -122,7 +121,8 @@ impl Deployments {
         let Some(choice) = looked.choice else { return Err(api::deploy::refusal(&looked.review.faults).into()) };
         let id = uuid::Uuid::new_v4().to_string();
         let plan = self.deploy_plan(&id, &spec, &choice).await?;
-        let record = plan::record(&id, &spec, &choice, &plan);
+        let run = run_id();
+        let record = plan::record(&id, &run, &spec, &choice, &plan);
         self.store.add_deployment(&record, at).await?;
         if let Some(license) = &choice.license
             && let Err(fault) = self.licenses.reserve(license, &id, &spec.name, at).await
@@ -130,7 +130,13 @@ impl Deployments {
             self.store.remove_deployment(&id).await?;
             return Err(fault);
         }
-        self.begin(record, Request::Deploy(Box::new(plan))).await
+        match self.runs.start_as(run, Request::Deploy(Box::new(plan))).await {
+            Ok(run) => Ok(self.begun(run)),
+            Err(fault) => {
+                self.store.remove_deployment(&id).await?;
+                Err(fault)
+            }
+        }
     }
 
     /// Makes a deployed proxy anew. Its VM stays until the new one is proven.
@@ -138,8 +144,10 @@ impl Deployments {
     /// # Errors
     /// All that speaks against it, at once; then nothing was touched.
     pub async fn redeploy(&self, given: &RedeployParams) -> Result<Run, Fault> {
+        let record = self.idle(&given.id, "deploy.redeploy").await?;
+        let doubt = self.check_backups(&record, given.discard_local, "redeploy").await?;
         let _deciding = self.deciding.lock().await;
-        let mut record = self.idle(&given.id, "deploy.redeploy").await?;
+        let mut record = self.idle(&record.id, "deploy.redeploy").await?;
         let mut spec = record.spec.clone();
         spec.http_proxy = record.secrets.http_proxy.as_ref().map(|secret| secret.expose().to_owned());
         spec.image.url = record.secrets.image.expose().to_owned();
@@ -155,7 +163,7 @@ impl Deployments {
         spec.sr = Some(choice.sr.uuid.clone());
         record.wanted = Some(spec.redacted());
         record.secrets.wanted_image = Some(plan.image.url.clone());
-        self.begin(record, Request::Deploy(Box::new(plan))).await
+        self.change(record, Request::Deploy(Box::new(plan)), doubt).await
     }
 
     /// Changes address or resources.
@@ -193,17 +201,19 @@ impl Deployments {
             times: Default::default(),
         };
         record.wanted = Some(spec);
-        self.begin(record, Request::Reconfigure(Box::new(plan))).await
+        self.change(record, Request::Reconfigure(Box::new(plan)), None).await
     }
 
     /// Destroys a deployed proxy with its VM.
     pub async fn destroy(&self, given: &DestroyParams) -> Result<Run, Fault> {
-        let _deciding = self.deciding.lock().await;
         let record = self.idle(&given.id, "deploy.destroy").await?;
         if given.name != record.name {
             let message = format!("name: the proxy is called {:?}; to destroy it, give exactly that name", record.name);
             return Err(Fault::invalid("name", message));
         }
+        let doubt = self.check_backups(&record, given.discard_local, "destroy").await?;
+        let _deciding = self.deciding.lock().await;
+        let record = self.idle(&record.id, "deploy.destroy").await?;
         let Some(vm) = record.vm.clone() else { return Err(never_ready(&record)) };
         let plan = DestroyPlan {
             proxy: record.id.clone(),
@@ -213,17 +223,44 @@ impl Deployments {
             access: record.access(),
             times: Default::default(),
         };
-        self.begin(record, Request::Destroy(plan)).await
+        self.change(record, Request::Destroy(plan), doubt).await
     }
 
-    /// Forgets a deployed proxy; its VM stays, its licence is free again.
+    /// Forgets a deployed proxy; its VM stays, its licence is free again, here and there.
+    ///
+    /// # Errors
+    /// It has a licence and cannot be told to let go of it: it would go on under it.
     pub async fn forget(&self, id: &str) -> Result<bool, Fault> {
-        let _deciding = self.deciding.lock().await;
         let record = self.idle(id, "deploy.forget").await?;
+        let bindings = self.store.license_bindings().await?;
+        if let Some(bound) = bindings.iter().find(|bound| bound.proxy == record.id) {
+            self.free(&record, &bound.license).await?;
+        }
+        let _deciding = self.deciding.lock().await;
+        let record = self.idle(&record.id, "deploy.forget").await?;
         let done = self.store.remove_deployment(&record.id).await?;
         self.news.changed(Topic::Deployed);
         self.news.changed(Topic::Licenses);
         Ok(done)
+    }
+
+    /// Refuses to forget a pool while deployed proxies stand on it: added again, it would be another one, and they could be
+    /// neither made anew nor destroyed from here. As long as the guard is held, none is deployed into it.
+    ///
+    /// # Errors
+    /// Forbidden, with the proxies; or the state cannot be read.
+    pub async fn let_go_of_pool(&self, id: &str, name: &str) -> Result<impl Drop, Fault> {
+        let deciding = self.deciding.lock().await;
+        let known = self.store.deployments().await?;
+        let there: Vec<&str> = known.iter().filter(|record| record.pool == id).map(|record| record.name.as_str()).collect();
+        if there.is_empty() {
+            return Ok(deciding);
+        }
+        let reason = format!(
+            "deployed proxies stand on the pool {name}: {}; destroy or forget them first (backhaul proxy destroy, or forget)",
+            there.join(", ")
+        );
+        Err(Fault::forbidden("pool.remove", reason))
     }
 
     /// The registry.
@@ -252,8 +289,10 @@ impl Deployments {
     /// How to reach a deployed proxy.
     pub async fn claim(&self, id: &str) -> Result<Credentials, Fault> {
         // Whoever has seen the end of the run may be faster than what follows from it.
-        settle::settle_all(&self.store, &self.journal, &self.news).await?;
-        let record = self.find(id).await?;
+        let mut record = self.find(id).await?;
+        if settle::settle_ended(&self.store, &self.journal, &self.news, &record).await? {
+            record = self.find(&record.id).await?;
+        }
         match (record.url, record.fingerprint) {
             (Some(url), Some(fingerprint)) => Ok(Credentials {
                 id: record.id,
@@ -278,39 +317,47 @@ impl Deployments {
         let record = self.find(id).await?;
         match (record.state, &record.run) {
             (DeployedState::Ready, _) => Ok(record),
-            (_, Some(run)) => Err(Fault::forbidden(operation, format!("run {run} is at work on {}", record.name))),
-            (_, None) => Err(Fault::forbidden(operation, format!("a run is about to begin on {}", record.name))),
+            (_, run) => {
+                let run = run.as_deref().unwrap_or("that is not known");
+                Err(Fault::forbidden(operation, format!("run {run} is at work on {}", record.name)))
+            }
         }
     }
 
-    /// Hands a row over to a run.
-    async fn begin(&self, mut record: DeploymentRecord, request: Request) -> Result<Run, Fault> {
-        let first = record.state == DeployedState::Deploying;
-        if !first {
-            record.state = DeployedState::Changing;
-            self.store.set_deployment_with_secrets(&record).await?;
-            // Whoever looks after it lets go of it.
-            self.news.changed(Topic::Deployed);
-        }
-        match self.runs.start(request).await {
+    /// Hands the row of a proxy that is ready over to a run. The row names the run before there is the run: whoever reads it,
+    /// also after a crash in between, never takes the former run for this one.
+    ///
+    /// `doubt`: what the journal of the run is to begin with.
+    async fn change(&self, mut record: DeploymentRecord, request: Request, doubt: Option<String>) -> Result<Run, Fault> {
+        let (id, former) = (run_id(), record.run.take());
+        record.state = DeployedState::Changing;
+        record.run = Some(id.clone());
+        self.store.set_deployment(&record).await?;
+        // Whoever looks after it lets go of it.
+        self.news.changed(Topic::Deployed);
+        match self.runs.start_as(id, request).await {
             Ok(run) => {
-                self.store.note_deployment_run(&record.id, &run.id).await?;
-                self.news.changed(Topic::Deployed);
-                self.news.changed(Topic::Licenses);
-                Ok(run)
+                if let Some(message) = doubt {
+                    let warning = EventKind::Log { task: None, level: LogLevel::Warning, message };
+                    // It is in the log of the daemon already.
+                    let _ = self.journal.append_soon(&run.id, warning).await;
+                }
+                Ok(self.begun(run))
             }
             Err(fault) => {
-                if first {
-                    self.store.remove_deployment(&record.id).await?;
-                } else {
-                    record.state = DeployedState::Ready;
-                    (record.wanted, record.secrets.wanted_image) = (None, None);
-                    self.store.set_deployment_with_secrets(&record).await?;
-                    self.news.changed(Topic::Deployed);
-                }
+                (record.state, record.run) = (DeployedState::Ready, former);
+                (record.wanted, record.secrets.wanted_image) = (None, None);
+                self.store.set_deployment(&record).await?;
+                self.news.changed(Topic::Deployed);
                 Err(fault)
             }
         }
+    }
+
+    fn begun(&self, run: Run) -> Run {
+        self.news.changed(Topic::Deployed);
+        self.news.changed(Topic::Licenses);
+        run
     }
 }
 

@@ -38,11 +38,11 @@ impl Deployments {
                 trusted: self.settings.upgrade_keys.clone(),
                 http_proxy: spec.http_proxy.as_ref().map(Secret::new),
             },
-            token: Secret::new(new_token()?),
+            token: Secret::new(crate::maintenance::random("the proxy's token")?),
             http_proxy: spec.http_proxy.as_ref().map(Secret::new),
             login: login(spec.login.as_ref())?,
-            issuer_key: self.licenses.issuer_key(),
-            upgrade_key: self.settings.upgrade_keys.first().cloned(),
+            issuer_key: keys(&self.licenses.issuer_keys()),
+            upgrade_key: keys(&self.settings.upgrade_keys),
             license,
             replaces: None,
             times: DeployTimes::default(),
@@ -101,7 +101,7 @@ impl DeploymentRecord {
 }
 
 /// The registry row of a deployment that is about to begin.
-pub(super) fn record(id: &str, spec: &DeploySpec, choice: &Choice, plan: &DeployPlan) -> DeploymentRecord {
+pub(super) fn record(id: &str, run: &str, spec: &DeploySpec, choice: &Choice, plan: &DeployPlan) -> DeploymentRecord {
     let mut shown = spec.redacted();
     shown.pool.clone_from(&choice.pool);
     shown.sr = Some(choice.sr.uuid.clone());
@@ -112,7 +112,7 @@ pub(super) fn record(id: &str, spec: &DeploySpec, choice: &Choice, plan: &Deploy
         name: spec.name.clone(),
         pool: choice.pool.clone(),
         state: DeployedState::Deploying,
-        run: None,
+        run: Some(run.to_owned()),
         vm: None,
         url: None,
         fingerprint: None,
@@ -130,10 +130,9 @@ pub(super) fn record(id: &str, spec: &DeploySpec, choice: &Choice, plan: &Deploy
     }
 }
 
-fn new_token() -> Result<String, Fault> {
-    crate::maintenance::random().map_err(|error| {
-        Fault::Failed(api::ErrorReport::new("RANDOM", format!("no random numbers for the proxy's token: {error}")))
-    })
+/// All keys at once, as a guest is told them: after a change of keys, what the former ones signed still counts.
+fn keys(keys: &[String]) -> Option<String> {
+    (!keys.is_empty()).then(|| keys.join(" "))
 }
 
 /// A password leaves this machine only as crypt(5) hashes it.
@@ -160,6 +159,13 @@ fn login(login: Option<&Login>) -> Result<Option<LoginPlan>, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_is_told_all_keys() {
+        assert_eq!(keys(&[]), None);
+        assert_eq!(keys(&["a".into()]).unwrap(), "a");
+        assert_eq!(keys(&["a".into(), "b".into()]).unwrap(), "a b");
+    }
 
     #[test]
     fn a_password_is_hashed_as_login_programs_read_it() {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, ToSocketAddrs};
 use std::path::Path;
 
-use api::deploy::{minimum, redact_url};
+use api::deploy::{TAGS, minimum, redact_url};
 use api::{
     AddressSpec, DeployReview, DeploySpec, DeployedState, FieldFault, Login, NetworkOffer, PoolOffer, SrOffer, format_bytes,
 };
@@ -216,8 +216,7 @@ impl Found {
         if let Some(fault) = &chosen.fault {
             self.fault("license", fault.clone());
         } else if chosen.free() == 0 {
-            let whose: Vec<&str> = chosen.bound.iter().map(|bound| bound.name.as_str()).collect();
-            self.fault("license", format!("licence {} already serves {}", short(&chosen.id), whose.join(", ")));
+            self.fault("license", format!("licence {} already serves {}", short(&chosen.id), chosen.serves()));
         } else if let Some(warning) = &chosen.warning {
             self.warn("license", warning.clone());
         }
@@ -304,7 +303,7 @@ fn lines(
     line("Name", spec.name.clone());
     let pool_name = pool.map_or(spec.pool.as_str(), |pool| &pool.name);
     line("Site", spec.site.clone().unwrap_or_else(|| pool_name.to_owned()));
-    line("VM", format!("“{}” in the pool {pool_name}, tagged {}", vm_name(&spec.name), super::TAG));
+    line("VM", format!("“{}” in the pool {pool_name}, tagged {}", spec.name, TAGS.join(" and ")));
     line("Resources", format!("{} vCPUs, {} of memory, starts with its host", spec.vcpus, format_bytes(spec.memory)));
     if let Some(sr) = sr {
         let kind = if sr.thin { "thin: takes what is used" } else { "thick: takes all of it" };
@@ -346,9 +345,4 @@ fn lines(
     line("Image", redact_url(&spec.image.url));
     line("Token", "made new; handed over through the pool's XenStore, removed there once read".to_owned());
     lines
-}
-
-/// What the VM of a proxy is called.
-pub(super) fn vm_name(proxy: &str) -> String {
-    format!("Backhaul {proxy}")
 }

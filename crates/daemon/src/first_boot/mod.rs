@@ -7,8 +7,8 @@
 //! | --- | --- | --- |
 //! | `backhaul/name`, `/site`, `/id` | | the same keys of the configuration |
 //! | `backhaul/listen`, `/port` | | `listen` |
-//! | `backhaul/issuer-key` | | added to `license.issuer_keys` |
-//! | `backhaul/upgrade-key` | | added to `upgrade.keys` |
+//! | `backhaul/issuer-key` | | one or several, with spaces between them: added to `license.issuer_keys` |
+//! | `backhaul/upgrade-key` | | the same: added to `upgrade.keys` |
 //! | `backhaul/token` | `xo-proxy-authenticationToken` | `token` in the state folder; removed |
 //! | `backhaul/http-proxy` | `xoa-updater-proxy-url` | `http_proxy` of the configuration; removed |
 //! | `backhaul/address`, `/gateway`, `/dns` | `ip`, `netmask`, `gateway`, `dns` | `etc/systemd/network/10-backhaul.network` |
@@ -142,9 +142,9 @@ fn configure(root: &Path, settings: &Settings) -> Result<(), FirstBootError> {
     if settings.site.as_deref() == Some("") {
         config.remove("site");
     }
-    let keys = [("license", "issuer_keys", &settings.issuer_key), ("upgrade", "keys", &settings.upgrade_key)];
-    for (table, list, key) in keys {
-        if let Some(key) = key {
+    let keys = [("license", "issuer_keys", &settings.issuer_keys), ("upgrade", "keys", &settings.upgrade_keys)];
+    for (table, list, keys) in keys {
+        for key in keys {
             add_key(&mut config, table, list, &key.to_string());
         }
     }
@@ -209,6 +209,12 @@ fn network_file(address: &AddressSpec) -> String {
         }
     }
     text
+}
+
+/// The root of the system that a state folder belongs to: the one it was configured below, or the machine's.
+pub(crate) fn root_of(state: &Path) -> PathBuf {
+    let above = state.ends_with(STATE).then(|| state.ancestors().nth(Path::new(STATE).iter().count())).flatten();
+    above.unwrap_or(Path::new("/")).to_owned()
 }
 
 /// Tells the deployer which certificate the daemon answers with and on which port, once it answers.

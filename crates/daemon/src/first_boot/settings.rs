@@ -61,9 +61,9 @@ pub(super) struct Settings {
     pub(super) token: Option<Secret>,
     pub(super) http_proxy: Option<Secret>,
     /// Whose licences are asked for.
-    pub(super) issuer_key: Option<PublicKey>,
+    pub(super) issuer_keys: Vec<PublicKey>,
     /// Whose upgrades and images are taken.
-    pub(super) upgrade_key: Option<PublicKey>,
+    pub(super) upgrade_keys: Vec<PublicKey>,
     pub(super) address: Option<AddressSpec>,
     pub(super) login: Vec<Login>,
     /// Keys to remove once the rest is kept.
@@ -102,9 +102,8 @@ impl Settings {
         settings.listen = settings.listen(get("backhaul/listen"), get("backhaul/port"));
         settings.token = settings.either(keys, TOKEN, XO_TOKEN, |text| Token::new(text.to_owned()).map(drop));
         settings.http_proxy = settings.either(keys, HTTP_PROXY, XO_HTTP_PROXY, check_http_proxy);
-        let key = |key: &'static str| get(key).map(|text| (key, text.parse().map_err(|error: KeyError| error.to_string())));
-        settings.issuer_key = key("backhaul/issuer-key").and_then(|(key, parsed)| settings.check(key, parsed));
-        settings.upgrade_key = key("backhaul/upgrade-key").and_then(|(key, parsed)| settings.check(key, parsed));
+        settings.issuer_keys = settings.keys("backhaul/issuer-key", get("backhaul/issuer-key"));
+        settings.upgrade_keys = settings.keys("backhaul/upgrade-key", get("backhaul/upgrade-key"));
         settings.address = settings.address(&get);
         settings.logins(&get);
         let gone = [XO_UPDATER[0], XO_UPDATER[1], FINGERPRINT, READY];
@@ -114,6 +113,12 @@ impl Settings {
 
     fn check<T>(&mut self, key: &str, value: Result<T, String>) -> Option<T> {
         value.map_err(|why| self.warnings.push(format!("the XenStore key vm-data/{key} is left aside: {why}"))).ok()
+    }
+
+    /// Public keys, with spaces between them.
+    fn keys(&mut self, key: &str, text: Option<&str>) -> Vec<PublicKey> {
+        let words = text.unwrap_or_default().split_whitespace();
+        words.filter_map(|word| self.check(key, word.parse().map_err(|error: KeyError| error.to_string()))).collect()
     }
 
     fn listen(&mut self, address: Option<&str>, port: Option<&str>) -> Option<SocketAddr> {

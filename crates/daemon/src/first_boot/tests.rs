@@ -156,10 +156,14 @@ fn the_keys_of_issuers_and_of_those_who_upgrade_are_added_to_those_that_are_ther
     guest.tell(&[("backhaul/upgrade-key", &later.public().to_string())]);
     guest.boot();
     assert_eq!(guest.config().upgrade_keys, [upgrader.public(), later.public()]);
+    // Several at once, of which one is broken.
+    guest.tell(&[("backhaul/issuer-key", &format!("{first} x {}", later.public()))]);
+    guest.boot();
+    assert_eq!(guest.config().issuer_keys, [issuer.public(), later.public()]);
     // The other half of a pair is no key to be told, and is not repeated.
     guest.tell(&[("backhaul/issuer-key", &later.expose()), ("backhaul/upgrade-key", "x")]);
     guest.boot();
-    assert_eq!(guest.config().issuer_keys, [issuer.public()]);
+    assert_eq!(guest.config().issuer_keys, [issuer.public(), later.public()]);
     let warnings = Settings::read(&guest.xenstore().read(&KEYS).unwrap()).warnings;
     assert!(warnings.len() == 2 && !warnings.concat().contains(&later.expose()), "{warnings:?}");
 }

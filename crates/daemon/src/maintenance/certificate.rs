@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use api::{CertificateRenewParams, ErrorReport};
+use api::CertificateRenewParams;
 use rustls::ServerConfig;
 use tls::{CertificateError, Facts, Fingerprint, SelfSigned};
 
@@ -12,13 +12,13 @@ use crate::config::Config;
 use crate::daemon::StartError;
 use crate::fault::{Fault, Invalid};
 use crate::files::write_private;
-use crate::store::{Store, StoreError};
+use crate::store::{Fact, Store};
 
 /// The fingerprint of the configured certificate that a renewed one stands in the place of. With another one configured
 /// since then, that one counts.
 pub(super) const INSTEAD_OF: &str = "certificate_instead_of";
-/// A certificate with its key that is to stand in the file and may not stand there yet, because a state that was taken
-/// over is one transaction and a file is another. Sealed.
+/// A certificate with its key that is to stand in the file and may not stand there yet, because the state is one transaction
+/// and a file is another. Sealed.
 pub(super) const PENDING: &str = "certificate_pending";
 
 struct Shown {
@@ -133,7 +133,7 @@ impl Certificates {
     /// Shows another certificate from the next connection on, and keeps it: a new self-signed one, or the given one.
     ///
     /// # Errors
-    /// Certificate and key do not belong together, or it cannot be kept; then nothing is changed.
+    /// Certificate and key do not belong together, or the state cannot be written; then nothing is changed.
     pub async fn renew(&self, given: &CertificateRenewParams) -> Result<Fingerprint, Fault> {
         let certificate = match (&given.certificate, &given.key) {
             (None, None) => made(&self.names)
@@ -146,30 +146,32 @@ impl Certificates {
         };
         let shown = Shown::of(certificate).map_err(|error| unusable(&error))?;
         let _changing = self.changing.lock().await;
-        let keeping = |source: std::io::Error| {
-            let what = format!("cannot write {}", self.file.display());
-            Fault::Failed(ErrorReport::new("CERTIFICATE", format!("{what}: {source}")).with_source(&source))
-        };
-        write_private(&self.file, both(&shown.certificate).as_bytes()).map_err(keeping)?;
-        if let Some(configured) = self.instead_of() {
-            self.store.set_fact(INSTEAD_OF, &configured).await?;
-        }
-        Ok(self.put(shown))
+        // Both at once: from here on it is the one, also if the file cannot be written now.
+        let mut facts = vec![Fact::sealed(PENDING, both(&shown.certificate))];
+        facts.extend(self.instead_of().map(|configured| Fact::open(INSTEAD_OF, configured)));
+        self.store.set_facts(&facts).await?;
+        Ok(self.put(shown).await)
     }
 
     /// Shows the certificate of another proxy, whose state has been taken over and says so.
-    pub(super) async fn take_up(&self, certificate: Taken) -> Result<Fingerprint, StoreError> {
+    pub(super) async fn take_up(&self, certificate: Taken) -> Fingerprint {
         let _changing = self.changing.lock().await;
-        match write_private(&self.file, both(&certificate.0.certificate).as_bytes()) {
-            Ok(()) => self.store.forget_facts(&[PENDING]).await?,
+        self.put(certificate.0).await
+    }
+
+    /// Shows a certificate that is to stand in the file, as the state says already.
+    async fn put(&self, shown: Shown) -> Fingerprint {
+        match write_private(&self.file, both(&shown.certificate).as_bytes()) {
+            Ok(()) => {
+                if let Err(error) = self.store.forget_facts(&[PENDING]).await {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "a certificate that is in its file stays marked: the next start writes it once more");
+                }
+            }
             Err(error) => {
                 tracing::error!(path = %self.file.display(), %error, "cannot write the certificate; the next start tries again");
             }
         }
-        Ok(self.put(certificate.0))
-    }
-
-    fn put(&self, shown: Shown) -> Fingerprint {
         let fingerprint = shown.fingerprint;
         *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(shown);
         tracing::info!(%fingerprint, "shows another certificate from now on");
@@ -305,6 +307,25 @@ mod tests {
         close(certificates).await;
         let certificates = open(dir.path(), more).await;
         assert_eq!(certificates.fingerprint(), renewed);
+        // What cannot be kept is not shown, not even after a restart.
+        let refuse = "CREATE TRIGGER full BEFORE INSERT ON meta BEGIN SELECT RAISE(FAIL, 'full'); END";
+        sqlx::query(refuse).execute(certificates.store.connections()).await.unwrap();
+        certificates.renew(&CertificateRenewParams::default()).await.unwrap_err();
+        assert_eq!(certificates.fingerprint(), renewed);
+        sqlx::query("DROP TRIGGER full").execute(certificates.store.connections()).await.unwrap();
+        close(certificates).await;
+        let certificates = open(dir.path(), more).await;
+        assert_eq!(certificates.fingerprint(), renewed);
+        // And what cannot be written now is written at the next start.
+        let file = dir.path().join("state/certificate.pem");
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        let later = certificates.renew(&CertificateRenewParams::default()).await.unwrap();
+        assert_eq!(certificates.fingerprint(), later);
+        close(certificates).await;
+        std::fs::remove_dir(&file).unwrap();
+        let certificates = open(dir.path(), more).await;
+        assert_eq!(certificates.fingerprint(), later);
         close(certificates).await;
         let another = SelfSigned::generate(&["a"]).unwrap();
         configure(&another);

@@ -1,9 +1,12 @@
 //! A proxy's state as a whole: taken from one proxy, and given to the next, which becomes that proxy. Opaque to whoever
 //! carries it, full of secrets, never logged.
 
+use std::collections::BTreeMap;
+
 use api::{ErrorReport, Imported, ProxyState, Topic};
 use engine::plan::Secret;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::certificate::{INSTEAD_OF, PENDING, Taken};
@@ -22,7 +25,7 @@ const IMPORTED: &str = "state_imported";
 
 /// What a state of form 1 holds.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Content {
     name: String,
     #[serde(default)]
@@ -40,6 +43,9 @@ pub struct Content {
     #[serde(default)]
     draining: bool,
     records: Records,
+    /// What a version after this one has put there.
+    #[serde(flatten)]
+    more: BTreeMap<String, Value>,
 }
 
 /// All that makes this proxy itself.
@@ -67,6 +73,7 @@ pub async fn export(daemon: &Daemon) -> Result<ProxyState, Fault> {
         highest_time: daemon.store.fact(HIGH_WATER).await?,
         draining: daemon.runs.is_drained_by_hand(),
         records: daemon.store.records().await?,
+        more: BTreeMap::new(),
     };
     let content = serde_json::to_value(content).map_err(|_| broken("the state cannot be written as JSON"))?;
     Ok(ProxyState { form: FORM, taken_at: daemon.now(), id: settings.id, content })
@@ -103,7 +110,10 @@ pub async fn import(daemon: &Daemon, state: ProxyState) -> Result<Imported, Faul
         Fact::sealed(PENDING, content.certificate.expose()),
         Fact::open(IMPORTED, digest),
     ];
-    facts.extend(content.highest_time.as_deref().map(|time| Fact::open(HIGH_WATER, time)));
+    // The higher one stays: neither proxy may be told of an earlier time than it has seen.
+    let milliseconds = |time: Option<String>| time.and_then(|time| time.parse::<i64>().ok());
+    let highest = milliseconds(content.highest_time).max(milliseconds(daemon.store.fact(HIGH_WATER).await?));
+    facts.extend(highest.map(|time| Fact::open(HIGH_WATER, time.to_string())));
     facts.extend(daemon.certificates.instead_of().map(|configured| Fact::open(INSTEAD_OF, configured)));
     let drained = daemon.runs.is_drained_by_hand();
     daemon.runs.drain(drained || content.draining);
@@ -118,7 +128,7 @@ pub async fn import(daemon: &Daemon, state: ProxyState) -> Result<Imported, Faul
     daemon.settings.reload().await?;
     daemon.tokens.reload().await?;
     daemon.pools.reload().await?;
-    let fingerprint = daemon.certificates.take_up(certificate).await?;
+    let fingerprint = daemon.certificates.take_up(certificate).await;
     for topic in [Topic::Pools, Topic::Vms, Topic::Remotes, Topic::Jobs, Topic::RestorePoints, Topic::Deployed, Topic::Licenses] {
         daemon.news.changed(topic);
     }
@@ -145,8 +155,13 @@ fn read(state: &ProxyState) -> Result<(Content, Taken), Fault> {
     if id.to_string() != state.id {
         return Err(Fault::invalid("id", "id: expected a UUID in lower case with hyphens"));
     }
-    let content: Content =
-        serde_json::from_value(state.content.clone()).map_err(|_| damaged("it is no state of a proxy, or damaged"))?;
+    let content: Content = serde_json::from_value(state.content.clone())
+        .map_err(|_| damaged("it is no state of a proxy, damaged, or of a newer version"))?;
+    if let Some(unknown) = content.more.keys().next() {
+        tracing::warn!(unknown, "a state of a newer version was not taken over");
+        let message = "content: it is of a newer version, with parts that are not known here; upgrade this proxy first";
+        return Err(Fault::invalid("content", message));
+    }
     check_plain(&content.name).map_err(|_| damaged("its name is none"))?;
     content.site.as_deref().map_or(Ok(()), check_plain).map_err(|_| damaged("its site is none"))?;
     let http_proxy = content.http_proxy.as_ref().map_or(Ok(()), |url| check_http_proxy(url.expose()));

@@ -164,9 +164,7 @@ impl Tokens {
             return Err(Fault::invalid("overlapSeconds", message));
         }
         let _changing = self.changing.lock().await;
-        let token = random().map_err(|error| {
-            Fault::Failed(api::ErrorReport::new("RANDOM", format!("no random numbers for the new token: {error}")))
-        })?;
+        let token = random("the new token")?;
         let mut kept = self.get();
         match overlap {
             0 => kept.former.clear(),
@@ -201,8 +199,7 @@ impl Tokens {
     /// The state cannot be written.
     pub async fn lend(&self, seconds: i64, now: i64) -> Result<Secret, Fault> {
         let _changing = self.changing.lock().await;
-        let token = random()
-            .map_err(|error| Fault::Failed(api::ErrorReport::new("RANDOM", format!("no random numbers for a token: {error}"))))?;
+        let token = random("a token")?;
         let lent = Former { hash: hash(&token), until: now.saturating_add(seconds.saturating_mul(1000)) };
         self.keep(Kept { lent: Some(lent), ..self.get() }).await?;
         Ok(Secret::new(token))
@@ -257,7 +254,11 @@ async fn read(store: &Store) -> Result<Option<Kept>, StoreError> {
 }
 
 /// 256 bits of chance, in hexadecimal.
-pub(crate) fn random() -> std::io::Result<String> {
+pub(crate) fn random(what: &str) -> Result<String, Fault> {
+    chance().map_err(|error| api::ErrorReport::new("RANDOM", format!("no random numbers for {what}: {error}")).into())
+}
+
+fn chance() -> std::io::Result<String> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
@@ -271,7 +272,7 @@ fn from_file(path: &Path, make: bool) -> Result<Option<Token>, StartError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !make => return Ok(None),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let making = |source| StartError::TokenFile { what: "make", path: path.to_owned(), source };
-            let text = random().map_err(making)?;
+            let text = chance().map_err(making)?;
             write_private(path, format!("{text}\n").as_bytes()).map_err(making)?;
             tracing::info!(path = %path.display(), "made the token of the clients; give them a copy of this file");
             text

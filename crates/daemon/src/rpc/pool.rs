@@ -21,6 +21,8 @@ pub async fn add(daemon: Arc<Daemon>, given: PoolAddParams) -> Result<Pool, Faul
 
 pub async fn remove(daemon: Arc<Daemon>, given: IdParams) -> Result<bool, Fault> {
     let (id, name) = daemon.pools.find(&given.id)?;
+    // Held until the pool is gone: nothing is deployed into it meanwhile.
+    let _deciding = daemon.deployments.let_go_of_pool(&id, &name).await?;
     daemon.runs.let_go_of_pool(&id, &name).await?;
     daemon.pools.remove(&id).await?;
     Ok(true)

@@ -135,6 +135,11 @@ impl Runs {
 
     /// Starts a run. When this returns it is in the journal, and it goes on whatever happens to the caller.
     pub async fn start(self: &Arc<Self>, request: Request) -> Result<Run, Fault> {
+        self.start_as(run_id(), request).await
+    }
+
+    /// Starts a run under an id that was drawn beforehand, so that it could be written down before there is the run.
+    pub async fn start_as(self: &Arc<Self>, id: String, request: Request) -> Result<Run, Fault> {
         let _one_at_a_time = self.starting.lock().await;
         if self.stop.is_cancelled() {
             return Err(Fault::forbidden("run", "the daemon is stopping"));
@@ -154,7 +159,7 @@ impl Runs {
         if matches!(request, Request::Backup(_)) {
             self.licenses.permit().await?;
         }
-        let run = self.enter(&request).await?;
+        let run = self.enter(id, &request).await?;
         let cancel = CancellationToken::new();
         self.cancels().insert(run.id.clone(), cancel.clone());
         let (runs, id) = (Arc::clone(self), run.id.clone());
@@ -184,7 +189,7 @@ impl Runs {
         tracing::warn!(job = job.spec.name, reason, "a scheduled start was skipped");
         let report = ErrorReport::new("SKIPPED", reason);
         let skipped = async {
-            let run = self.enter(&Request::Backup(Box::new(job))).await?;
+            let run = self.enter(run_id(), &Request::Backup(Box::new(job))).await?;
             let kind = EventKind::RunEnded { outcome: Outcome::Skipped, error: Some(report), summary: RunSummary::default() };
             self.journal.append(&run.id, kind).await
         };
@@ -193,9 +198,9 @@ impl Runs {
         }
     }
 
-    async fn enter(&self, request: &Request) -> Result<Run, JournalError> {
+    async fn enter(&self, id: String, request: &Request) -> Result<Run, JournalError> {
         let new = NewRun {
-            id: run_id(),
+            id,
             kind: request.kind(),
             job: request.job().map(str::to_owned),
             label: request.label(),

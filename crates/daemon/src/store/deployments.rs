@@ -22,7 +22,7 @@ pub struct DeploymentRecord {
     pub pool: String,
     /// Where it stands.
     pub state: DeployedState,
-    /// The run that works on it or did last; none: it was about to begin.
+    /// The run that works on it, as soon as the row says that one does, or did last.
     pub run: Option<String>,
     /// XAPI uuid of its VM, once it has been ready.
     pub vm: Option<String>,
@@ -137,36 +137,53 @@ pub(super) async fn put_state(
     Ok(())
 }
 
-impl Store {
-    fn deployment(&self, row: &SqliteRow) -> Result<DeploymentRecord> {
-        let get = |source| StoreError::Query { what: "read a deployed proxy", source };
-        let id: String = row.try_get("id").map_err(get)?;
-        let sealed: Vec<u8> = row.try_get("sealed_secrets").map_err(get)?;
-        let secrets = self.secrets.open_sealed(&place("secrets", &id), &sealed)?;
-        let spec: String = row.try_get("spec").map_err(get)?;
-        let wanted: Option<String> = row.try_get("wanted").map_err(get)?;
-        Ok(DeploymentRecord {
-            name: row.try_get("name").map_err(get)?,
-            pool: row.try_get("pool").map_err(get)?,
-            state: unword("state of a deployed proxy", row.try_get("state").map_err(get)?)?,
-            run: row.try_get("run").map_err(get)?,
-            vm: row.try_get("vm").map_err(get)?,
-            url: row.try_get("url").map_err(get)?,
-            fingerprint: row.try_get("fingerprint").map_err(get)?,
-            spec: json("parameters of a deployed proxy", &spec)?,
-            wanted: wanted.map(|wanted| json("parameters of a deployed proxy", &wanted)).transpose()?,
-            secrets: json("secrets of a deployed proxy", &secrets)?,
-            copied_at: row.try_get("copied_at").map_err(get)?,
-            ready_at: row.try_get("ready_at").map_err(get)?,
-            id,
-        })
-    }
+fn record(secrets: &Secrets, row: &SqliteRow) -> Result<DeploymentRecord> {
+    let get = |source| StoreError::Query { what: "read a deployed proxy", source };
+    let id: String = row.try_get("id").map_err(get)?;
+    let sealed: Vec<u8> = row.try_get("sealed_secrets").map_err(get)?;
+    let secrets = secrets.open_sealed(&place("secrets", &id), &sealed)?;
+    let spec: String = row.try_get("spec").map_err(get)?;
+    let wanted: Option<String> = row.try_get("wanted").map_err(get)?;
+    Ok(DeploymentRecord {
+        name: row.try_get("name").map_err(get)?,
+        pool: row.try_get("pool").map_err(get)?,
+        state: unword("state of a deployed proxy", row.try_get("state").map_err(get)?)?,
+        run: row.try_get("run").map_err(get)?,
+        vm: row.try_get("vm").map_err(get)?,
+        url: row.try_get("url").map_err(get)?,
+        fingerprint: row.try_get("fingerprint").map_err(get)?,
+        spec: json("parameters of a deployed proxy", &spec)?,
+        wanted: wanted.map(|wanted| json("parameters of a deployed proxy", &wanted)).transpose()?,
+        secrets: json("secrets of a deployed proxy", &secrets)?,
+        copied_at: row.try_get("copied_at").map_err(get)?,
+        ready_at: row.try_get("ready_at").map_err(get)?,
+        id,
+    })
+}
 
+/// In a reading of the caller's.
+pub(super) async fn all(connection: &mut SqliteConnection, secrets: &Secrets) -> Result<Vec<DeploymentRecord>> {
+    let sql = sqlx::AssertSqlSafe(format!("SELECT {COLUMNS} FROM deployments ORDER BY name COLLATE NOCASE, id"));
+    let rows = sqlx::query(sql).fetch_all(connection).await.map_err(query("read the deployed proxies"))?;
+    rows.iter().map(|row| record(secrets, row)).collect()
+}
+
+/// In a reading of the caller's.
+pub(super) async fn state(connection: &mut SqliteConnection, secrets: &Secrets, id: &str) -> Result<Option<ProxyState>> {
+    let sealed: Option<Option<Vec<u8>>> = sqlx::query_scalar("SELECT sealed_state FROM deployments WHERE id = ?")
+        .bind(id)
+        .fetch_optional(connection)
+        .await
+        .map_err(query("read the state of a deployed proxy"))?;
+    let Some(sealed) = sealed.flatten() else { return Ok(None) };
+    let state = secrets.open_sealed(&place("state", id), &sealed)?;
+    json("state of a deployed proxy", &state).map(Some)
+}
+
+impl Store {
     /// All deployed proxies, by name.
     pub async fn deployments(&self) -> Result<Vec<DeploymentRecord>> {
-        let sql = sqlx::AssertSqlSafe(format!("SELECT {COLUMNS} FROM deployments ORDER BY name COLLATE NOCASE, id"));
-        let rows = sqlx::query(sql).fetch_all(self.connections()).await.map_err(query("read the deployed proxies"))?;
-        rows.iter().map(|row| self.deployment(row)).collect()
+        all(&mut *self.connection().await?, &self.secrets).await
     }
 
     /// Stores a proxy that is about to be deployed.
@@ -176,36 +193,42 @@ impl Store {
         transaction.commit().await.map_err(query("keep a deployed proxy"))
     }
 
-    /// Writes down where a deployed proxy stands, its secrets left as they are.
-    pub async fn set_deployment(&self, record: &DeploymentRecord) -> Result<()> {
-        let mut connection = self.connections().acquire().await.map_err(query("keep a deployed proxy"))?;
-        update(&mut connection, record).await
-    }
-
     /// Writes down where a deployed proxy stands, and its secrets: both, or nothing.
-    pub async fn set_deployment_with_secrets(&self, record: &DeploymentRecord) -> Result<()> {
-        let sealed = self.secrets.seal(&place("secrets", &record.id), &text(&record.secrets))?;
+    pub async fn set_deployment(&self, record: &DeploymentRecord) -> Result<()> {
         let what = "keep the secrets of a deployed proxy";
         let mut transaction = self.connections().begin().await.map_err(query(what))?;
-        update(&mut transaction, record).await?;
-        sqlx::query("UPDATE deployments SET sealed_secrets = ? WHERE id = ?")
-            .bind(sealed)
-            .bind(&record.id)
-            .execute(&mut *transaction)
-            .await
-            .map_err(query(what))?;
+        self.update_with_secrets(&mut transaction, record).await?;
         transaction.commit().await.map_err(query(what))
     }
 
-    /// Notes which run works on a deployed proxy.
-    pub async fn note_deployment_run(&self, id: &str, run: &str) -> Result<()> {
-        sqlx::query("UPDATE deployments SET run = ? WHERE id = ?")
-            .bind(run)
-            .bind(id)
-            .execute(self.connections())
+    async fn update_with_secrets(&self, connection: &mut SqliteConnection, record: &DeploymentRecord) -> Result<()> {
+        let sealed = self.secrets.seal(&place("secrets", &record.id), &text(&record.secrets))?;
+        update(connection, record).await?;
+        sqlx::query("UPDATE deployments SET sealed_secrets = ? WHERE id = ?")
+            .bind(sealed)
+            .bind(&record.id)
+            .execute(connection)
             .await
-            .map_err(query("note the run of a deployed proxy"))?;
+            .map_err(query("keep the secrets of a deployed proxy"))?;
         Ok(())
+    }
+
+    /// Writes down what a run has made of a deployed proxy, if the row still waits for that run: two may find it out, and the
+    /// next run may have begun since the first wrote it down.
+    pub async fn settle_deployment(&self, record: &DeploymentRecord, run: Option<&str>) -> Result<()> {
+        let what = "settle a deployed proxy";
+        let mut transaction = self.connections().begin_with("BEGIN IMMEDIATE").await.map_err(query(what))?;
+        let waits: Option<i64> = sqlx::query_scalar("SELECT 1 FROM deployments WHERE id = ? AND run IS ? AND state <> ?")
+            .bind(&record.id)
+            .bind(run)
+            .bind(word(DeployedState::Ready))
+            .fetch_optional(&mut *transaction)
+            .await
+            .map_err(query(what))?;
+        if waits.is_some() {
+            self.update_with_secrets(&mut transaction, record).await?;
+        }
+        transaction.commit().await.map_err(query(what))
     }
 
     /// Keeps a copy of the proxy's own state.
@@ -216,14 +239,7 @@ impl Store {
 
     /// The last copy of the proxy's own state.
     pub async fn deployment_state(&self, id: &str) -> Result<Option<ProxyState>> {
-        let sealed: Option<Option<Vec<u8>>> = sqlx::query_scalar("SELECT sealed_state FROM deployments WHERE id = ?")
-            .bind(id)
-            .fetch_optional(self.connections())
-            .await
-            .map_err(query("read the state of a deployed proxy"))?;
-        let Some(sealed) = sealed.flatten() else { return Ok(None) };
-        let state = self.secrets.open_sealed(&place("state", id), &sealed)?;
-        json("state of a deployed proxy", &state).map(Some)
+        state(&mut *self.connection().await?, &self.secrets, id).await
     }
 
     /// Forgets a deployed proxy and frees its licence, in one go; whether there was one.
@@ -240,12 +256,13 @@ impl Store {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use api::{AddressSpec, ImageSource};
 
     use super::*;
 
-    fn record(id: &str, name: &str) -> DeploymentRecord {
+    /// One whose first run is about to begin.
+    pub(crate) fn record(id: &str, name: &str) -> DeploymentRecord {
         DeploymentRecord {
             id: id.into(),
             name: name.into(),

@@ -25,17 +25,22 @@ pub(super) async fn insert(connection: &mut SqliteConnection, job: &Job, at: i64
     write_parts(connection, job).await
 }
 
+/// In a reading of the caller's.
+pub(super) async fn all(connection: &mut SqliteConnection) -> Result<Vec<Job>> {
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT jobs.id, schedules.id, jobs.spec FROM jobs JOIN schedules ON schedules.job = jobs.id \
+         ORDER BY jobs.name COLLATE NOCASE, jobs.id",
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(query("read the jobs"))?;
+    rows.into_iter().map(job).collect()
+}
+
 impl Store {
     /// All jobs, by name, without last and next runs.
     pub async fn jobs(&self) -> Result<Vec<Job>> {
-        let rows: Vec<Row> = sqlx::query_as(
-            "SELECT jobs.id, schedules.id, jobs.spec FROM jobs JOIN schedules ON schedules.job = jobs.id \
-             ORDER BY jobs.name COLLATE NOCASE, jobs.id",
-        )
-        .fetch_all(self.connections())
-        .await
-        .map_err(query("read the jobs"))?;
-        rows.into_iter().map(job).collect()
+        all(&mut *self.connection().await?).await
     }
 
     /// Stores a new job.

@@ -61,18 +61,33 @@ pub(super) async fn put_binding(connection: &mut SqliteConnection, binding: &Bin
     Ok(())
 }
 
+/// In a reading of the caller's.
+pub(super) async fn all(connection: &mut SqliteConnection, secrets: &Secrets) -> Result<Vec<LicenseRecord>> {
+    let rows: Vec<(String, Vec<u8>)> = sqlx::query_as("SELECT id, sealed_text FROM licenses ORDER BY imported_at, id")
+        .fetch_all(connection)
+        .await
+        .map_err(query("read the licences"))?;
+    let open = |(id, sealed): (String, Vec<u8>)| {
+        let text = secrets.open_sealed(&place(&id), &sealed)?;
+        Ok(LicenseRecord { id, text })
+    };
+    rows.into_iter().map(open).collect()
+}
+
+/// In a reading of the caller's.
+pub(super) async fn all_bindings(connection: &mut SqliteConnection) -> Result<Vec<BindingRecord>> {
+    let rows: Vec<(String, String, String)> =
+        sqlx::query_as("SELECT proxy, license, name FROM license_bindings ORDER BY bound_at, proxy")
+            .fetch_all(connection)
+            .await
+            .map_err(query("read the bindings of licences"))?;
+    Ok(rows.into_iter().map(|(proxy, license, name)| BindingRecord { proxy, license, name }).collect())
+}
+
 impl Store {
     /// All licences, oldest first.
     pub async fn licenses(&self) -> Result<Vec<LicenseRecord>> {
-        let rows: Vec<(String, Vec<u8>)> = sqlx::query_as("SELECT id, sealed_text FROM licenses ORDER BY imported_at, id")
-            .fetch_all(self.connections())
-            .await
-            .map_err(query("read the licences"))?;
-        let open = |(id, sealed): (String, Vec<u8>)| {
-            let text = self.secrets.open_sealed(&place(&id), &sealed)?;
-            Ok(LicenseRecord { id, text })
-        };
-        rows.into_iter().map(open).collect()
+        all(&mut *self.connection().await?, &self.secrets).await
     }
 
     /// Keeps a licence; one that is there already is replaced.
@@ -89,12 +104,7 @@ impl Store {
 
     /// Which proxy each licence serves.
     pub async fn license_bindings(&self) -> Result<Vec<BindingRecord>> {
-        let rows: Vec<(String, String, String)> =
-            sqlx::query_as("SELECT proxy, license, name FROM license_bindings ORDER BY bound_at, proxy")
-                .fetch_all(self.connections())
-                .await
-                .map_err(query("read the bindings of licences"))?;
-        Ok(rows.into_iter().map(|(proxy, license, name)| BindingRecord { proxy, license, name }).collect())
+        all_bindings(&mut *self.connection().await?).await
     }
 
     /// Binds a licence to a proxy, instead of the one it had, unless `most` proxies have it already; whether it was bound.

@@ -22,6 +22,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 
 use crate::secrets::{SecretError, Secrets};
 
+#[cfg(test)]
+pub(crate) use deployments::tests::record as example;
 pub use deployments::{DeploymentRecord, DeploymentSecrets};
 pub use licenses::{BindingRecord, LicenseRecord};
 pub use meta::Fact;
@@ -179,6 +181,11 @@ impl Store {
     /// The connections, for the journal's writer.
     pub(crate) fn connections(&self) -> &SqlitePool {
         &self.pool
+    }
+
+    /// One of them, for several statements.
+    async fn connection(&self) -> Result<sqlx::pool::PoolConnection<sqlx::Sqlite>> {
+        self.pool.acquire().await.map_err(query("reach the tables"))
     }
 
     /// Waits for the open statements and closes the database.

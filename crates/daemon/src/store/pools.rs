@@ -45,21 +45,26 @@ pub(super) async fn insert(connection: &mut SqliteConnection, secrets: &Secrets,
     Ok(())
 }
 
+/// In a reading of the caller's.
+pub(super) async fn all(connection: &mut SqliteConnection, secrets: &Secrets) -> Result<Vec<PoolRecord>> {
+    let rows: Vec<(String, String, String, String, Vec<u8>, String)> = sqlx::query_as(
+        "SELECT id, name, url, username, sealed_password, fingerprint FROM pools ORDER BY name COLLATE NOCASE, id",
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(query("read the pools"))?;
+    rows.into_iter()
+        .map(|(id, name, url, username, sealed, fingerprint)| {
+            let password = secrets.open_sealed(&place(&id), &sealed)?;
+            Ok(PoolRecord { id, name, url, username, password, fingerprint })
+        })
+        .collect()
+}
+
 impl Store {
     /// All pools, by name.
     pub async fn pools(&self) -> Result<Vec<PoolRecord>> {
-        let rows: Vec<(String, String, String, String, Vec<u8>, String)> = sqlx::query_as(
-            "SELECT id, name, url, username, sealed_password, fingerprint FROM pools ORDER BY name COLLATE NOCASE, id",
-        )
-        .fetch_all(self.connections())
-        .await
-        .map_err(query("read the pools"))?;
-        rows.into_iter()
-            .map(|(id, name, url, username, sealed, fingerprint)| {
-                let password = self.secrets.open_sealed(&place(&id), &sealed)?;
-                Ok(PoolRecord { id, name, url, username, password, fingerprint })
-            })
-            .collect()
+        all(&mut *self.connection().await?, &self.secrets).await
     }
 
     /// Stores a new pool.

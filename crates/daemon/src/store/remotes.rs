@@ -34,20 +34,25 @@ pub(super) async fn insert(connection: &mut SqliteConnection, secrets: &Secrets,
     Ok(())
 }
 
+/// In a reading of the caller's.
+pub(super) async fn all(connection: &mut SqliteConnection, secrets: &Secrets) -> Result<Vec<RemoteRecord>> {
+    let rows: Vec<(String, String, Vec<u8>)> =
+        sqlx::query_as("SELECT id, name, sealed_url FROM remotes ORDER BY name COLLATE NOCASE, id")
+            .fetch_all(connection)
+            .await
+            .map_err(query("read the remotes"))?;
+    rows.into_iter()
+        .map(|(id, name, sealed)| {
+            let url = secrets.open_sealed(&place(&id), &sealed)?;
+            Ok(RemoteRecord { id, name, url })
+        })
+        .collect()
+}
+
 impl Store {
     /// All remotes, by name.
     pub async fn remotes(&self) -> Result<Vec<RemoteRecord>> {
-        let rows: Vec<(String, String, Vec<u8>)> =
-            sqlx::query_as("SELECT id, name, sealed_url FROM remotes ORDER BY name COLLATE NOCASE, id")
-                .fetch_all(self.connections())
-                .await
-                .map_err(query("read the remotes"))?;
-        rows.into_iter()
-            .map(|(id, name, sealed)| {
-                let url = self.secrets.open_sealed(&place(&id), &sealed)?;
-                Ok(RemoteRecord { id, name, url })
-            })
-            .collect()
+        all(&mut *self.connection().await?, &self.secrets).await
     }
 
     /// Stores a new remote.

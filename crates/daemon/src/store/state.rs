@@ -1,16 +1,11 @@
 //! All that a proxy knows of the world, read and written as a whole: what one proxy hands over to the next.
 
-use std::collections::BTreeSet;
-
 use api::{DeployedState, Job, ProxyState};
 use serde::{Deserialize, Serialize};
 
 use super::meta::{Fact, PROXY_ID, put_facts};
 use super::{BindingRecord, DeploymentRecord, LicenseRecord, PoolRecord, RemoteRecord, Result, Store, query};
 use super::{deployments, jobs, licenses, pools, remotes};
-
-/// Readings of the state before one that fits together is given up waiting for.
-const ATTEMPTS: u32 = 5;
 
 /// The records of a proxy. Full of secrets.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -30,46 +25,32 @@ pub struct Records {
     pub deployments: Vec<(DeploymentRecord, Option<ProxyState>)>,
 }
 
-impl Records {
-    /// Whether everything that is referred to is there: it was read bit by bit, while others write.
-    fn is_whole(&self) -> bool {
-        let remotes: BTreeSet<&str> = self.remotes.iter().map(|remote| remote.id.as_str()).collect();
-        let licenses: BTreeSet<&str> = self.licenses.iter().map(|license| license.id.as_str()).collect();
-        self.jobs.iter().flat_map(|job| &job.spec.remotes).all(|remote| remotes.contains(remote.as_str()))
-            && self.bindings.iter().all(|bound| licenses.contains(bound.license.as_str()))
-    }
-}
-
 impl Store {
-    /// All records.
+    /// All records, as they were at one moment: whatever one refers to is among them.
     pub async fn records(&self) -> Result<Records> {
-        let mut attempt = 1;
-        loop {
-            let records = self.read_records().await?;
-            if records.is_whole() || attempt == ATTEMPTS {
-                return Ok(records);
-            }
-            attempt += 1;
-        }
-    }
-
-    async fn read_records(&self) -> Result<Records> {
+        let what = "read the whole state";
+        // From the first statement in it on, the database shows what stands there then, whoever writes meanwhile.
+        let mut reading = self.connections().begin().await.map_err(query(what))?;
+        let secrets = &self.secrets;
         let mut deployments = Vec::new();
         // One whose first run goes on is known nowhere else yet: that run, and not another proxy, sees to its end.
-        for mut record in self.deployments().await?.into_iter().filter(|record| record.state != DeployedState::Deploying) {
-            let state = self.deployment_state(&record.id).await?;
+        let known = deployments::all(&mut reading, secrets).await?;
+        for mut record in known.into_iter().filter(|record| record.state != DeployedState::Deploying) {
+            let state = deployments::state(&mut reading, secrets, &record.id).await?;
             record.state = DeployedState::Ready;
             (record.wanted, record.secrets.wanted_image, record.run) = (None, None, None);
             deployments.push((record, state));
         }
-        Ok(Records {
-            jobs: self.jobs().await?,
-            remotes: self.remotes().await?,
-            pools: self.pools().await?,
-            bindings: self.license_bindings().await?,
-            licenses: self.licenses().await?,
+        let records = Records {
+            jobs: jobs::all(&mut reading).await?,
+            remotes: remotes::all(&mut reading, secrets).await?,
+            pools: pools::all(&mut reading, secrets).await?,
+            bindings: licenses::all_bindings(&mut reading).await?,
+            licenses: licenses::all(&mut reading, secrets).await?,
             deployments,
-        })
+        };
+        reading.commit().await.map_err(query(what))?;
+        Ok(records)
     }
 
     /// Takes on the id and the records of another proxy, with facts to keep beside them: all of it, or nothing. False, and
@@ -115,5 +96,46 @@ impl Store {
         put_facts(&mut transaction, &self.secrets, facts).await?;
         transaction.commit().await.map_err(query(what))?;
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use api::JobSpec;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_job_refers_to_is_always_among_the_records() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path()).await.unwrap());
+        let writer = Arc::clone(&store);
+        let writing = tokio::spawn(async move {
+            let spec = serde_json::json!({ "name": "j", "mode": "delta", "vms": ["v"], "remotes": [] });
+            let spec: JobSpec = serde_json::from_value(spec).unwrap();
+            for round in 0.. {
+                let id = format!("r{round}");
+                let remote = RemoteRecord { id: id.clone(), name: id.clone(), url: "file:///x".into() };
+                writer.add_remote(&remote, 1).await.unwrap();
+                let spec = JobSpec { remotes: vec![id.clone()], ..spec.clone() };
+                let job = Job { id: "j".into(), schedule_id: "s".into(), spec, last_run: None, next_runs: Vec::new() };
+                writer.add_job(&job, 1).await.unwrap();
+                writer.remove_job("j").await.unwrap();
+                writer.remove_remote(&id).await.unwrap();
+            }
+        });
+        let mut with_a_job = 0;
+        while with_a_job < 100 {
+            assert!(!writing.is_finished());
+            let records = store.records().await.unwrap();
+            for job in &records.jobs {
+                with_a_job += 1;
+                let there = |id: &String| records.remotes.iter().any(|remote| remote.id == *id);
+                assert!(job.spec.remotes.iter().all(there), "the remotes of a job are missing");
+            }
+        }
+        writing.abort();
     }
 }
