@@ -17,7 +17,11 @@ pub struct Daemon {
 }
 
 pub fn command(dir: &Path) -> Command {
-    write_config(dir, &config_text(dir));
+    command_with(dir, "")
+}
+
+fn command_with(dir: &Path, more: &str) -> Command {
+    write_config(dir, &format!("{}{more}", config_text(dir)));
     let mut command = Command::new(env!("CARGO_BIN_EXE_backhauld"));
     command.arg("--config").arg(dir.join("backhauld.toml")).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -32,7 +36,12 @@ pub fn write_config(dir: &Path, text: &str) {
 
 /// Starts one and waits for its line.
 pub fn spawn(dir: &Path) -> Daemon {
-    let mut child = command(dir).stderr(Stdio::null()).spawn().unwrap();
+    spawn_with(dir, "")
+}
+
+/// Starts one with more lines in its configuration.
+pub fn spawn_with(dir: &Path, more: &str) -> Daemon {
+    let mut child = command_with(dir, more).stderr(Stdio::null()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let ready: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
