@@ -116,9 +116,8 @@ impl From<KeepError> for Failure {
         let report = Some(error.report());
         let exit = match error {
             KeepError::Config(error) => Self::from(error).exit,
-            KeepError::Call(error) | KeepError::Untold { error, .. } | KeepError::Undecided { error, .. } => {
-                Self::from(error).exit
-            }
+            KeepError::Call(error) => Self::from(error).exit,
+            KeepError::Untold { error, .. } | KeepError::Undecided { error, .. } => Self::from(*error).exit,
             KeepError::Estranged { .. } => Exit::Refused,
             KeepError::Answer { .. } | KeepError::Unkept { .. } => Exit::Failed,
         };

@@ -29,16 +29,16 @@ pub(crate) enum KeepError {
     Answer { code: &'static str, proxy: String, what: String },
     /// The proxy has it, and the file could not be written after all.
     #[error("{what} of {} is made, but not kept: {error}", proxy.name)]
-    Unkept { proxy: Box<Proxy>, what: &'static str, next: String, error: ConfigError },
+    Unkept { proxy: Box<Proxy>, what: &'static str, next: String, error: Box<ConfigError> },
     /// What the deployer knows is older than what is known here.
     #[error("{deployer} knows another token or certificate of {proxy} than this console, whose own are the good ones: they stay")]
     Estranged { deployer: String, proxy: String },
     /// Nobody can tell which is the older.
     #[error("{deployer} knows another token or certificate of {proxy} than this console, which keeps its own: {error}")]
-    Undecided { deployer: String, proxy: String, error: CallError },
+    Undecided { deployer: String, proxy: String, error: Box<CallError> },
     /// The change stands, and its deployer does not know.
     #[error("the change is made, but {deployer}, which deployed the proxy, was not told: {error}")]
-    Untold { deployer: String, proxy: String, error: CallError },
+    Untold { deployer: String, proxy: String, error: Box<CallError> },
 }
 
 impl KeepError {
@@ -133,7 +133,12 @@ pub(crate) async fn rotate(dir: &Path, known: &Proxy, overlap: Option<u64>) -> R
         Ok(proxy) => Ok((proxy, made)),
         Err(error) => {
             let next = "correct that, and make another one before the former one ends".to_owned();
-            Err(KeepError::Unkept { proxy: Box::new(Proxy { token, ..present }), what: "the new token", next, error })
+            Err(KeepError::Unkept {
+                proxy: Box::new(Proxy { token, ..present }),
+                what: "the new token",
+                next,
+                error: error.into(),
+            })
         }
     }
 }
@@ -160,7 +165,7 @@ pub(crate) async fn renew(
         Err(error) => {
             let next = format!("correct that, then: backhaul proxy trust {:?} --fingerprint {}", present.name, made.fingerprint);
             let proxy = Box::new(Proxy { fingerprint, ..present });
-            Err(KeepError::Unkept { proxy, what: "the new certificate", next, error })
+            Err(KeepError::Unkept { proxy, what: "the new certificate", next, error: error.into() })
         }
     }
 }
@@ -193,7 +198,7 @@ pub(crate) async fn tell_deployer(proxy: &Proxy, fleet: &[Proxy]) -> Result<Told
                 call::<DeployAdopt>(&other.client()?, &credentials).await.map_err(|error| KeepError::Untold {
                     deployer: other.name.clone(),
                     proxy: proxy.name.clone(),
-                    error,
+                    error: error.into(),
                 })?;
                 return Ok(Told::Deployer(other.name.clone()));
             }
@@ -229,7 +234,7 @@ pub(crate) async fn claim(
         let (deployer, proxy) = (deployer.to_owned(), present.name.clone());
         return Err(match status(present).await {
             Ok(_) => KeepError::Estranged { deployer, proxy },
-            Err(_) => KeepError::Undecided { deployer, proxy, error },
+            Err(_) => KeepError::Undecided { deployer, proxy, error: error.into() },
         });
     }
     Ok(blocking(dir, move |dir| Config::adopt(dir, claimed, known.as_ref())).await?)
