@@ -197,7 +197,7 @@ mod tests {
         assert!(said(deb(&mut Cursor::new(other))).contains("its control.tar.zst cannot be read"));
         let empty = archive(&[odd.clone(), member("control.tar.gz", &tar("md5sums"))]);
         assert!(said(deb(&mut Cursor::new(empty))).contains("has no control file"));
-        let mut no_size = archive(&[odd.clone()]);
+        let mut no_size = archive(std::slice::from_ref(&odd));
         no_size[8 + 48..8 + 58].copy_from_slice(b"many bytes");
         assert_eq!(said(deb(&mut Cursor::new(no_size))), "it is no ar archive");
         let without = deb(&mut Cursor::new(archive(&[odd])));
