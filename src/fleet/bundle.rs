@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use api::deploy::redact_url;
 use api::{ErrorCode, ErrorReport, MAX_BUNDLE, UpgradeParams, UpgradeStart, UpgradeState, format_bytes};
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest as _, Sha256};
@@ -56,7 +57,7 @@ impl FetchError {
 pub(crate) async fn fetch(from: &str) -> Result<Bundle, FetchError> {
     let downloaded = if from.starts_with("http://") || from.starts_with("https://") { Some(download(from).await?) } else { None };
     let path = PathBuf::from(from.strip_prefix("file://").unwrap_or(from));
-    let (shown, place) = (shown(from), path.clone());
+    let (shown, place) = (redact_url(from), path.clone());
     let looked = tokio::task::spawn_blocking(move || {
         let bytes = match downloaded {
             Some(bytes) => bytes,
@@ -77,7 +78,7 @@ pub(crate) async fn fetch(from: &str) -> Result<Bundle, FetchError> {
 }
 
 async fn download(url: &str) -> Result<Bytes, FetchError> {
-    let failed = |error: reqwest::Error| FetchError::Download { from: shown(url), reason: said(&error.without_url()) };
+    let failed = |error: reqwest::Error| FetchError::Download { from: redact_url(url), reason: said(&error.without_url()) };
     tls::install_provider();
     let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(10)).read_timeout(PATIENCE).build();
     let answer = http.map_err(failed)?.get(url).send().await.map_err(failed)?;
@@ -86,19 +87,10 @@ async fn download(url: &str) -> Result<Bytes, FetchError> {
     while let Some(piece) = answer.chunk().await.map_err(failed)? {
         bytes.extend_from_slice(&piece);
         if bytes.len() as u64 > MAX_BUNDLE {
-            return Err(FetchError::TooLong { from: shown(url) });
+            return Err(FetchError::TooLong { from: redact_url(url) });
         }
     }
     Ok(bytes.freeze())
-}
-
-/// Where a bundle comes from, without what may be a secret.
-fn shown(from: &str) -> String {
-    let url = api::deploy::redact_url(from);
-    match url.split_once('?') {
-        Some((address, _)) if url.contains("://") => format!("{address}?…"),
-        _ => url,
-    }
 }
 
 /// Begins an upgrade; sends the bundle first, unless the proxy has it from another try.

@@ -1,5 +1,7 @@
 //! The form that upgrades a proxy from a bundle.
 
+use api::deploy::redact_url;
+
 use super::change::fixed;
 use super::{Form, FormField, FormKind, wanted};
 use crate::core::errand::Errand;
@@ -36,20 +38,11 @@ pub(super) fn request(form: &Form) -> Errand {
     Errand::Upgrade { bundle: form.value("bundle").to_owned(), wait_seconds: minutes.saturating_mul(60) }
 }
 
-/// Where a bundle comes from, without what may be a secret.
-fn shown(from: &str) -> String {
-    let from = api::deploy::redact_url(from);
-    match from.split_once('?') {
-        Some((address, _)) if from.contains("://") => format!("{address}?..."),
-        _ => from,
-    }
-}
-
 pub(super) fn command(form: &Form, proxy: &str) -> String {
     format!(
         "backhaul proxy upgrade {} --bundle {} --wait {}m",
         shell(proxy),
-        shell(&shown(form.value("bundle"))),
+        shell(&redact_url(form.value("bundle"))),
         shell(form.value("wait"))
     )
 }
