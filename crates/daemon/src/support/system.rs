@@ -42,7 +42,7 @@ pub(crate) fn figures(state_dir: &Path) -> String {
     let unit = u64::from(machine.mem_unit);
     let memory = [("memory", machine.totalram), ("memory free", machine.freeram), ("swap free", machine.freeswap)];
     for (what, units) in memory {
-        tell(what, format_bytes((units as u64).saturating_mul(unit)));
+        tell(what, format_bytes(units.saturating_mul(unit)));
     }
     let own = read("/proc/self/status");
     for (what, key) in [("own memory", "VmRSS:"), ("own peak", "VmHWM:"), ("own threads", "Threads:")] {
