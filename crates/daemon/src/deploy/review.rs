@@ -177,7 +177,7 @@ impl Found {
 
     fn address(&mut self, spec: &DeploySpec, offer: &Offer, others: &[&DeploymentRecord], replacing: Option<&DeploymentRecord>) {
         let AddressSpec::Static { network, .. } = &spec.address else { return };
-        let own = replacing.and_then(|this| host_of(this.url.as_deref()?)).is_some_and(|own| own == network.address);
+        let own = replacing.and_then(|this| engine::host_address(this.url.as_deref()?)).is_some_and(|own| own == network.address);
         let address = network.address;
         if let Some((_, whose)) = offer.taken.iter().find(|(taken, _)| *taken == address)
             && !own
@@ -273,15 +273,11 @@ fn one<'a, T>(all: &'a [T], wanted: &str, names: impl Fn(&T) -> [&String; 2]) ->
     }
 }
 
-fn host_of(url: &str) -> Option<IpAddr> {
-    url::Url::parse(url).ok()?.host_str()?.trim_matches(['[', ']']).parse().ok()
-}
-
 /// The static address that a deployed proxy has or will have.
 fn promised_address(record: &DeploymentRecord) -> Option<IpAddr> {
     match &record.wanted.as_ref().unwrap_or(&record.spec).address {
         AddressSpec::Static { network, .. } => Some(network.address),
-        AddressSpec::Dhcp => host_of(record.url.as_deref()?),
+        AddressSpec::Dhcp => engine::host_address(record.url.as_deref()?),
     }
 }
 

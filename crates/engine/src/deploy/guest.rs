@@ -185,7 +185,7 @@ pub(crate) async fn wipe(pool: &Pool, vm: &Record<Vm>, task: &Task) -> Result<()
 }
 
 /// The address in a URL, if it is one.
-pub(crate) fn host(url: &str) -> Option<IpAddr> {
+pub fn host(url: &str) -> Option<IpAddr> {
     url::Url::parse(url).ok()?.host_str()?.trim_matches(['[', ']']).parse().ok()
 }
 

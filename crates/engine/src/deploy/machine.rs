@@ -20,8 +20,6 @@ pub(crate) const DEPLOY: &str = "backhaul:deploy";
 /// In `other_config` of a VM that is to go, and of the disks of a VM that is being destroyed: the run.
 pub(crate) const OBSOLETE: &str = "backhaul:obsolete";
 
-/// Tags of a proxy's VM: for people, and for XO, whose smart mode does not back up a VM with the latter.
-const TAGS: [&str; 2] = ["Backhaul proxy", "xo:no-bak=Backhaul proxy"];
 /// How long an import that lost its client may take to remove what it made, seconds.
 const IMPORT_UNDONE: u64 = 120;
 /// Attempts at destroying a VM that is about to change its power state.
@@ -115,7 +113,7 @@ pub(crate) async fn configure(pool: &Pool, vm: &Record<Vm>, shape: &Shape<'_>, t
         client.set_field("VM", reference, "name_label", shape.name).await?;
         let description = "Backup proxy, deployed and kept by Backhaul";
         client.set_field("VM", reference, "name_description", description).await?;
-        for tag in TAGS {
+        for tag in api::deploy::TAGS {
             client.add_tag(reference, tag).await?;
         }
         client.set_other_config("VM", reference, "auto_poweron", "true").await?;

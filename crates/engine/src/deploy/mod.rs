@@ -21,6 +21,7 @@ mod verdict;
 use api::ProxyStatus;
 
 pub(crate) use flow::deploy;
+pub use guest::host as host_address;
 pub(crate) use reconfigure::{destroy, reconfigure};
 pub(crate) use settle::settle;
 pub use steps::{deploy_steps, destroy_steps, reconfigure_steps};
