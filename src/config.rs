@@ -516,7 +516,7 @@ mod tests {
         let url = check_url("https://127.0.0.1:9443").unwrap();
         let other = Proxy { url, token: token("others"), fingerprint: pin("CD"), ..lyon.clone() };
         assert!(matches!(Config::adopt(dir, other.clone(), None), Err(ConfigError::NameTaken { .. })));
-        assert_eq!(Config::load(dir).proxies.unwrap(), [lyon.clone()]);
+        assert_eq!(Config::load(dir).proxies.unwrap(), std::slice::from_ref(&lyon));
         // The same under another name, with another token; then with another certificate at its address; then known for sure.
         let renamed = Proxy { name: "né".into(), token: token("next"), ..lyon.clone() };
         let kept = Config::adopt(dir, renamed, None).unwrap();

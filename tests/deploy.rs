@@ -59,8 +59,8 @@ async fn a_proxy_is_deployed_and_destroyed_with_the_keyboard_alone() {
     terminal.types("1");
     row(&terminal, "annecy", "idle");
 
-    // What it says of itself, and who deployed it.
-    terminal.types("\r");
+    // What it says of itself, and who deployed it. It is the last one: what was selected stays so when another comes.
+    terminal.types("G\r");
     terminal.shows("Deployed by");
     terminal.shows("not needed");
     terminal.types("\x1b");

@@ -149,7 +149,7 @@ async fn a_proxy_is_deployed_used_changed_and_destroyed_and_leaves_nothing() {
     }
 
     let mistyped = lab.run(&["proxy", "destroy", name, "--confirm", "annecy"]).await;
-    assert_eq!(mistyped.status.code(), Some(2), "{}", stderr(&mistyped));
+    assert_eq!(mistyped.status.code(), Some(4), "{}", stderr(&mistyped));
     lab.ask(&["proxy", "destroy", name, "--confirm", name]).await;
     // What is left is the base of the next delta of the VM that was backed up: that is the job's, not the deployment's.
     lab.destroy_snapshots("annecy").await;

@@ -418,6 +418,14 @@ pub(super) fn done(state: &mut State, name: &str, done: Done) {
             made(state, format!("The certificate of {name} is now {fingerprint}; it is pinned here"), untold);
         }
         Done::Upgrading(upgrade) => {
+            // Known before its news come: it may be gone for its restart by then.
+            if let Some(proxy) = state.proxy_mut(name)
+                && let Some(status) = &mut proxy.status
+                && status.upgrade.as_ref().is_none_or(|known| known.since < upgrade.since)
+            {
+                status.upgrade = Some(upgrade.clone());
+                proxy.version += 1;
+            }
             state.tell(LogLevel::Info, format!("The upgrade of {name} to {} goes on; Proxies shows how far it is", upgrade.to));
         }
         Done::LicenseKept(license) => {

@@ -200,7 +200,7 @@ fn the_command_of_an_upgrade_is_whole_and_has_no_secret() {
     go_to(&mut state, "wait");
     write(&mut state, "5");
     let command = form(&state).command();
-    assert_eq!(command, "backhaul proxy upgrade site-a --bundle 'https://***@mirror.example/b.bundle?...' --wait 5m");
+    assert_eq!(command, "backhaul proxy upgrade site-a --bundle 'https://***@mirror.example/b.bundle?…' --wait 5m");
     press(&mut state, "esc n");
     go_to(&mut state, "image");
     write(&mut state, "https://me:hunter2@mirror.example/a.xva");

@@ -7,7 +7,7 @@ use super::effect::{Effect, FleetCommand, Request};
 use super::errand::{Done, Errand, LicenseSource};
 use super::fixture::{self, NOW, kept};
 use super::key::Key;
-use super::message::{FleetEventKind, Message, ProxyEntry};
+use super::message::{Connection, FleetEventKind, Message, ProxyEntry};
 use super::screens::Screen;
 use super::state::State;
 use super::tests::calls;
@@ -494,6 +494,12 @@ fn settings_token_certificate_drain_and_upgrade() {
     let done = Done::Upgrading(Box::new(upgrade.clone()));
     fixture::fleet(&mut state, "site-a", FleetEventKind::Reply { id, result: Ok(Answer::Errand(done)) });
     assert!(state.form.is_none());
+    // The restart that comes of it is no alarm.
+    let away = ErrorReport::new("CUT", "the connection broke");
+    let retrying = Connection::Retrying { error: away, next: NOW };
+    fixture::fleet(&mut state, "site-a", FleetEventKind::Connection(retrying));
+    assert!(state.notices.toast(NOW).is_some_and(|toast| toast.text.contains("restarts for its upgrade")));
+    fixture::fleet(&mut state, "site-a", FleetEventKind::Connection(Connection::Live));
     let running = api::ProxyStatus { upgrade: Some(Box::new(upgrade)), ..fixture::proxy_status("site-a", Vec::new()) };
     fixture::status(&mut state, "site-a", running);
     let rows = super::screens::rows(&state, state.screen()).unwrap();

@@ -282,6 +282,8 @@ fn on_connection(state: &mut State, name: &str, connection: Connection) {
     }
     let before = std::mem::replace(&mut proxy.connection, connection.clone());
     proxy.version += 1;
+    let upgrade = proxy.status.as_ref().and_then(|status| status.upgrade.as_ref());
+    let upgrading = upgrade.is_some_and(|upgrade| screens::proxies::under_way(upgrade.phase));
     // Whatever was known may have changed while nobody listened.
     for kind in LISTS {
         proxy.set_list_state(kind, ListState::Stale);
@@ -294,6 +296,10 @@ fn on_connection(state: &mut State, name: &str, connection: Connection) {
             if matches!(before, Connection::Retrying { .. }) {
                 state.tell(LogLevel::Info, format!("{name} is back"));
             }
+        }
+        // As announced: the old program ends its connections before the new one takes its place.
+        Connection::Retrying { .. } if before == Connection::Live && upgrading => {
+            state.tell(LogLevel::Info, format!("{name} restarts for its upgrade"));
         }
         Connection::Retrying { error, .. } if before == Connection::Live => {
             state.notices.tell_error(now, &format!("{name} is away"), error);

@@ -16,7 +16,7 @@ pub fn open(proxy: Option<&str>) -> Form {
     let fields = vec![
         FormField::choice("proxy", "Proxy", "The daemon that writes to it", Vec::new(), proxy),
         FormField::text("name", "Name", "What you call it", ""),
-        FormField::text("url", "Path or URL", "A directory on the proxy, for example /srv/backups, or a file:// URL", ""),
+        FormField::text("url", "Location", "A directory on the proxy, for example /srv/backups, or a file:// URL", ""),
         FormField::choice("layout", "Layout", "How incremental backups store a disk", layouts, Some("file")),
     ];
     let mut form = Form::new(FormKind::Remote, "New remote", fields);
