@@ -19,13 +19,13 @@ use crate::site::{Memory, Story, open_intents};
 const OTHER: &str = "99999999-2222-4333-8444-555555555555";
 
 /// A journal that does something when an event comes, before the run goes on.
-struct Hooked {
+struct Hooked<F> {
     memory: Memory,
-    hook: Mutex<Box<dyn FnMut(&EventKind) + Send>>,
+    hook: Mutex<F>,
 }
 
 #[async_trait]
-impl Journal for Hooked {
+impl<F: FnMut(&EventKind) + Send + 'static> Journal for Hooked<F> {
     fn record(&self, event: EventKind) {
         (self.hook.lock().unwrap())(&event);
         self.memory.record(event);
@@ -39,7 +39,7 @@ impl Journal for Hooked {
 
 /// Runs a work to its end, with something to do at each event.
 async fn hooked(fleet: &Fleet, work: Work, cancel: CancellationToken, hook: impl FnMut(&EventKind) + Send + 'static) -> Story {
-    let journal = Arc::new(Hooked { memory: Memory::default(), hook: Mutex::new(Box::new(hook)) });
+    let journal = Arc::new(Hooked { memory: Memory::default(), hook: Mutex::new(hook) });
     engine::run(fleet.plan(work), Arc::clone(&journal) as Arc<dyn Journal>, cancel).await;
     journal.memory.story()
 }
