@@ -32,7 +32,8 @@ fn main() -> Result<()> {
     console.picture("new-job")?;
     console.keys("\x12")?;
     console.until("disks that move", |text| {
-        text.contains("MOVING") && text.contains("└ disk") && text.contains('%') && text.contains("in ")
+        let half_way = (40..60).any(|percent| text.contains(&format!(" {percent}%")));
+        text.contains("MOVING") && text.contains("└ disk") && half_way && text.contains("in ")
     })?;
     console.picture("transfers")?;
     console.until("the end of the run", |text| text.contains("Nothing is moving"))?;
@@ -44,11 +45,14 @@ fn main() -> Result<()> {
     console.keys("\r")?;
     console.until("its tasks", |text| text.contains("└ disk"))?;
     console.picture("run")?;
+    // An escape that another key follows at once would be that key with Alt.
     console.keys("\x1b")?;
+    console.until("the history again", |text| !text.contains("└ disk"))?;
     console.keys("?")?;
     console.until("the help", |text| text.contains("What can be done here"))?;
     console.picture("help")?;
     console.keys("\x1b")?;
+    console.until("no help", |text| !text.contains("What can be done here"))?;
     console.keys("1n")?;
     console.until("the form of a new proxy", |text| text.contains("New proxy") && text.contains("free of"))?;
     console.keys("annecy")?;
