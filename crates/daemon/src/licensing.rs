@@ -1,12 +1,9 @@
-//! Which licences there are, and which proxy each serves.
-//!
-//! With a public key of an issuer configured, a proxy runs jobs only under a signed licence that is bound to it; without
 //! one, nothing is asked for anywhere. A licence is never asked for to list, restore, verify, remove, cancel or upgrade.
 //! Everything is checked here, offline; the signed text itself is [`signed::license`]'s.
 //!
 //! A clock that was set back is known by the highest time ever seen. So that one boot with a wrong clock does no lasting harm,
-//! a time counts as seen only when the process has run for a while, in which a clock is usually put right; and the way out of a
-//! mark that stands too high is a licence that was issued just now.
+//! a time far beyond it counts as seen only when the process has run for a while, in which a clock is usually put right; and the
+//! way out of a mark that stands too high is a licence that was issued just now.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +22,10 @@ use crate::store::{BindingRecord, Fact, LicenseRecord, Store};
 pub(crate) const HIGH_WATER: &str = "license_high_water";
 /// So often at most the highest time is written, milliseconds.
 const HIGH_WATER_STEP: i64 = 3_600_000;
-/// How long a process runs before a time that it sees is held against later ones.
+/// How far a time may lie beyond the highest one and be held against later ones at once, milliseconds: longer than a proxy is
+/// off, and shorter than clocks are wrong by.
+const STRIDE: i64 = 90 * 24 * 3_600_000;
+/// How long a process runs before a time further away is held against later ones.
 const BELIEVED_AFTER: Duration = Duration::from_secs(15 * 60);
 /// When the newest licence ever taken here was issued.
 const NEWEST_ISSUE: &str = "license_newest_issue";
@@ -75,7 +75,8 @@ impl Licenses {
         let now = self.clock.now();
         let noted = self.milliseconds(HIGH_WATER).await?;
         let higher = noted.is_none_or(|noted| now.as_millisecond() > noted.saturating_add(HIGH_WATER_STEP));
-        if higher && self.since.elapsed() >= self.believed_after {
+        let near = noted.is_none_or(|noted| now.as_millisecond() <= noted.saturating_add(STRIDE));
+        if higher && (near || self.since.elapsed() >= self.believed_after) {
             let kept = self.store.set_fact(HIGH_WATER, &now.as_millisecond().to_string()).await;
             // No reason to answer nothing, neither how the proxy stands nor which licences it has.
             if let Err(error) = kept
@@ -363,16 +364,17 @@ mod tests {
     async fn a_clock_that_is_set_back_is_noticed_once_its_time_was_believed() {
         let dir = tempfile::tempdir().unwrap();
         let key = SecretKey::generate().unwrap();
-        let clock = Stands::at(FAR);
+        let clock = Stands::at(BEFORE);
         let fresh = believing(licenses_at(dir.path(), vec![key.public()], clock.clone()).await, false);
         let times = async |licenses: &Licenses| licenses.times().await.unwrap();
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        times(&fresh).await;
         // A boot with a wrong clock, which is put right soon.
+        clock.set(FAR);
         assert_eq!(times(&fresh).await, (at(FAR), at(FAR)));
         clock.set(TODAY);
         assert_eq!(times(&fresh).await, (at(TODAY), at(TODAY)));
         let running = Licenses { believed_after: Duration::ZERO, ..fresh };
-        times(&running).await;
         clock.set(BEFORE);
         assert_eq!(times(&running).await, (at(BEFORE), at(TODAY)));
         // One that goes on with a wrong clock for long is held to it…
