@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::*;
-use common::Client;
 use common::process::{Daemon, spawn_with};
+use common::{Client, license};
 use lab::{Lab, LabSpec};
 use machines::Machines;
 use rustix::process::Signal;
@@ -73,18 +73,7 @@ impl House {
             fingerprint: None,
         };
         let pool = daemon.client.call::<PoolAdd>(pool).await.id;
-        let now = jiff::Timestamp::now();
-        let license = signed::License {
-            id: uuid::Uuid::new_v4().to_string(),
-            product: signed::PRODUCT.into(),
-            holder: "test".into(),
-            proxies: 1,
-            issued_at: now,
-            not_before: now,
-            expires_at: None,
-            bound_to: None,
-        };
-        let params = LicenseImportParams { text: license.issue(&issuer).unwrap() };
+        let params = LicenseImportParams { text: license().issue(&issuer).unwrap() };
         let license = daemon.client.call::<LicenseImport>(params).await.id;
         Self { dir, lab, machines, daemon, config, pool, license }
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use api::*;
-use common::{Client, TOKEN, start_with};
+use common::{Client, TOKEN, license, start_with};
 use daemon::daemon::Running;
 use daemon::store::{DeploymentRecord, DeploymentSecrets};
 use engine::plan::Secret;
@@ -226,17 +226,7 @@ async fn a_forgotten_proxy_lets_go_of_its_licence_or_is_not_forgotten() {
         let dir = tempfile::tempdir().unwrap();
         let issuer = signed::SecretKey::generate().unwrap();
         let pair = Pair::start_with(dir.path(), &format!("[license]\nissuer_keys = [\"{}\"]\n", issuer.public())).await;
-        let now = jiff::Timestamp::now();
-        let license = signed::License {
-            id: uuid::Uuid::new_v4().to_string(),
-            product: signed::PRODUCT.into(),
-            holder: "test".into(),
-            proxies: 1,
-            issued_at: now,
-            not_before: now,
-            expires_at: None,
-            bound_to: None,
-        };
+        let license = license();
         let text = license.issue(&issuer).unwrap();
         let (client, deployed) = (&pair.deployer.1, &pair.deployed.1);
         for (client, proxy) in [(client, Some(Binding { proxy: pair.id.clone(), name: "test".into() })), (deployed, None)] {

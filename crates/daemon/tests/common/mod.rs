@@ -24,6 +24,21 @@ pub fn config_text(dir: &Path) -> String {
     format!("name = \"test\"\nsite = \"here\"\nlisten = \"127.0.0.1:0\"\nstate_dir = {state:?}\ntoken = {TOKEN:?}\n")
 }
 
+/// A licence for one proxy, without an end.
+pub fn license() -> signed::License {
+    let now = jiff::Timestamp::now();
+    signed::License {
+        id: uuid::Uuid::new_v4().to_string(),
+        product: signed::PRODUCT.into(),
+        holder: "test".into(),
+        proxies: 1,
+        issued_at: now,
+        not_before: now,
+        expires_at: None,
+        bound_to: None,
+    }
+}
+
 /// Starts a daemon in this process.
 pub async fn start(dir: &Path) -> (Running, Client) {
     start_with(dir, "").await
