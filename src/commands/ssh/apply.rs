@@ -2,6 +2,7 @@
 
 use api::ErrorReport;
 
+use super::interrupt::Interrupt;
 use super::plan::{Content, Step};
 use super::probe::paths;
 use super::session::{Payload, Script, Session, SshError};
@@ -11,6 +12,7 @@ use crate::commands::output;
 /// What has been done so far on a host.
 pub struct Work<'a> {
     session: &'a Session,
+    interrupt: &'a Interrupt,
     port: u16,
     program: &'static str,
     /// Name of this run, by which its former files are known.
@@ -21,9 +23,9 @@ pub struct Work<'a> {
 
 impl<'a> Work<'a> {
     /// Nothing done yet. `quiet`: no word about each step.
-    pub fn new(session: &'a Session, port: u16, program: &'static str, quiet: bool) -> Self {
+    pub fn new(session: &'a Session, interrupt: &'a Interrupt, port: u16, program: &'static str, quiet: bool) -> Self {
         let run = uuid::Uuid::new_v4().simple().to_string();
-        Self { session, port, program, run, done: Vec::new(), quiet }
+        Self { session, interrupt, port, program, run, done: Vec::new(), quiet }
     }
 
     /// Does the steps. ctrl-C counts as a failure of the step it meets.
@@ -37,10 +39,7 @@ impl<'a> Work<'a> {
             }
             // Before it is done: it may be half done when it fails.
             self.done.push(step);
-            let done = tokio::select! {
-                done = self.act(step) => done,
-                _ = tokio::signal::ctrl_c() => Err(SshError::Interrupted),
-            };
+            let done = self.interrupt.ends(self.act(step)).await.flatten();
             if let Err(error) = done {
                 return Err(self.give_up(&step.words(), error.into()).await);
             }

@@ -2,6 +2,7 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
+//! | [`interrupt`] | ctrl-C |
 //! | [`session`] | one connection of the administrator's own `ssh`; scripts over it, a tunnel through it |
 //! | [`probe`] | what the host is and has |
 //! | [`answer`] | how the proxy there answers, over SSH and HTTPS |
@@ -14,6 +15,7 @@
 
 mod answer;
 mod apply;
+mod interrupt;
 mod plan;
 mod probe;
 mod session;
@@ -27,6 +29,7 @@ use url::Url;
 
 use self::answer::{Reach, Standing, fingerprint, reach, standing};
 use self::apply::Work;
+use self::interrupt::Interrupt;
 use self::plan::{Plan, Source, Wishes};
 use self::probe::Found;
 use self::session::{Destination, Session};
@@ -90,8 +93,9 @@ pub async fn deploy(common: &Common, request: Request) -> Result<(), Failure> {
     let read_only = common.read_only || config.console.read_only;
     let known = config.proxies?;
 
-    let mut session = Session::open(&destination).await?;
-    let (found, standing) = interruptible(look(&mut session, &known)).await??;
+    let interrupt = Interrupt::listen()?;
+    let mut session = Session::open(&destination, &interrupt).await?;
+    let (found, standing) = interrupt.ends(look(&mut session, &known)).await??;
     let host = destination.to_string();
     let plan = plan::plan(&host, &found, &standing, &wishes, &source)?;
     // The console may call it otherwise. One that only has its name may be another proxy: it says nothing about this one.
@@ -114,14 +118,14 @@ pub async fn deploy(common: &Common, request: Request) -> Result<(), Failure> {
         if read_only {
             return Err(Failure::refused("READ_ONLY", "this deploys something, and this console is read-only"));
         }
-        if !request.yes && !interruptible(off_thread(|| agreed("Deploy it?"))).await?? {
+        if !request.yes && !interrupt.ends(off_thread(|| agreed("Deploy it?"))).await?? {
             return Err(Failure::refused("NOT_AGREED", "nothing was touched").next("--yes does it without asking"));
         }
     }
-    let mut work = Work::new(&session, plan.port, plan.program, common.json);
+    let mut work = Work::new(&session, &interrupt, plan.port, plan.program, common.json);
     work.perform(&plan.steps).await?;
-    let finished = interruptible(finish(&session, &plan, &url, &dir, entry)).await;
-    let finished = finished.unwrap_or_else(|interrupted| Err(("see the proxy answer", interrupted)));
+    let finished = interrupt.ends(finish(&session, &plan, &url, &dir, entry)).await;
+    let finished = finished.unwrap_or_else(|interrupted| Err(("see the proxy answer", interrupted.into())));
     let (reach, fingerprint, new_entry) = match finished {
         Ok(finished) => finished,
         Err((step, failure)) if plan.steps.is_empty() => return Err(named(step, failure)),
@@ -139,14 +143,6 @@ async fn look(session: &mut Session, known: &[Proxy]) -> Result<(Found, Standing
     let found = probe::probe(session).await?;
     let standing = standing(session, &found, known).await?;
     Ok((found, standing))
-}
-
-/// Whatever it is, ctrl-C ends it.
-async fn interruptible<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
-    tokio::select! {
-        done = work => Ok(done),
-        _ = tokio::signal::ctrl_c() => Err(Failure::failed("INTERRUPTED", "interrupted")),
-    }
 }
 
 /// Waits for a person without holding up the rest.

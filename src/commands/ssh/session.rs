@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
+use super::interrupt::Interrupt;
 use crate::commands::failure::{Exit, Failure};
 
 /// What the master connection prints when it stands.
@@ -239,8 +240,8 @@ impl Session {
     ///
     /// # Errors
     /// [`SshError`].
-    pub async fn open(destination: &Destination) -> Result<Self, SshError> {
-        let host = resolve(destination).await?;
+    pub async fn open(destination: &Destination, interrupt: &Interrupt) -> Result<Self, SshError> {
+        let host = interrupt.ends(resolve(destination)).await??;
         let folder = socket_folder().map_err(|source| SshError::Local { what: "make a folder for the socket of ssh", source })?;
         let mut command = ssh(&folder);
         command.args(["-o", "ControlMaster=yes", "-o", "ControlPersist=no"]);
@@ -259,7 +260,7 @@ impl Session {
         loop {
             let line = tokio::select! {
                 line = lines.next_line() => line,
-                _ = tokio::signal::ctrl_c() => {
+                () = interrupt.pressed() => {
                     // Not killed: it may be asking for a password, and then puts the terminal in order first.
                     if let Some(id) = session.master() {
                         let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);

@@ -7,9 +7,10 @@ use clap::Args;
 use futures::future::join_all;
 
 use super::answer::{Standing, standing};
+use super::interrupt::Interrupt;
 use super::probe::{self, Form, Found, paths};
 use super::session::{Destination, Payload, Script, Session};
-use super::{interruptible, named, off_thread, plan};
+use super::{named, off_thread, plan};
 use crate::commands::cli::Common;
 use crate::commands::context::config_dir;
 use crate::commands::deploy::ask;
@@ -44,10 +45,11 @@ pub async fn undeploy(common: &Common, arguments: UndeployArgs) -> Result<(), Fa
         return Err(Failure::refused("READ_ONLY", "this removes something, and this console is read-only"));
     }
     let known = config.proxies?;
-    let mut session = Session::open(&destination).await?;
-    let (found, standing) = interruptible(look(&mut session, &known)).await??;
+    let interrupt = Interrupt::listen()?;
+    let mut session = Session::open(&destination, &interrupt).await?;
+    let (found, standing) = interrupt.ends(look(&mut session, &known)).await??;
     if arguments.purge {
-        interruptible(nothing_kept(&session)).await??;
+        interrupt.ends(nothing_kept(&session)).await??;
     }
     let Some(mark) = found.mark else {
         let there = if found.exists(paths::CONFIG) { "its backhauld was set up by somebody else" } else { "there is none" };
@@ -67,7 +69,7 @@ pub async fn undeploy(common: &Common, arguments: UndeployArgs) -> Result<(), Fa
         Some(typed) => typed,
         None => {
             let question = format!("This removes the proxy {name} from {destination}, {data}. Type its name to go on: ");
-            interruptible(off_thread(move || ask(&output::printable(&question)))).await??
+            interrupt.ends(off_thread(move || ask(&output::printable(&question)))).await??
         }
     };
     if typed != name {
