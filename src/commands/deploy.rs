@@ -429,7 +429,14 @@ async fn adopt(common: &Common, site: &Site, id: &str) -> Result<(), Failure> {
         let entry = json!({ "name": proxy.name, "url": proxy.address(), "fingerprint": proxy.fingerprint.to_string() });
         return Ok(output::json(&entry)?);
     }
-    let shown = format!("proxy {} answers at {}, certificate {}", proxy.name, proxy.address(), proxy.fingerprint);
+    let says = match keep::status(&proxy).await {
+        Ok(_) => "answers",
+        Err(error) => {
+            output::aside(&output::printable(&format!("note: it does not answer there now: {error}")));
+            "is known"
+        }
+    };
+    let shown = format!("proxy {} {says} at {}, certificate {}", proxy.name, proxy.address(), proxy.fingerprint);
     Ok(output::line(&output::printable(&shown))?)
 }
 

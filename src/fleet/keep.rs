@@ -111,7 +111,11 @@ async fn call<M: Method>(client: &Client, params: &M::Params) -> Result<M::Item,
     }
 }
 
-async fn status(proxy: &Proxy) -> Result<ProxyStatus, CallError> {
+/// Asks a proxy how it is.
+///
+/// # Errors
+/// It does not answer so.
+pub(crate) async fn status(proxy: &Proxy) -> Result<ProxyStatus, CallError> {
     call::<ProxyStatusGet>(&proxy.client()?, &NoParams {}).await
 }
 

@@ -110,7 +110,7 @@ impl Site {
                 password: Secret::new(pool.password()),
                 fingerprint: pool.fingerprint().to_string(),
             }],
-            remotes: vec![RemoteAccess { id: REMOTE.into(), name: "judge".into(), url: Secret::new(url) }],
+            remotes: vec![RemoteAccess { id: REMOTE.into(), name: "judge".into(), url: Secret::new(url), away: None }],
             limits: Limits::default(),
         };
         let journal = Arc::new(Events(Mutex::default()));

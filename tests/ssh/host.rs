@@ -211,10 +211,11 @@ impl Host {
 
     /// All that is on the host where a deployment could leave something: kind, permissions, owner, and size or content.
     pub fn contents(&self) -> Vec<String> {
-        // The account tools keep their lock and one former state each; that is theirs.
+        // The account tools keep their lock and one former state each; that is theirs. What a person types on the machine that
+        // this host is made of has nothing to do with it.
         let listed = self.run(
-            "cd / && list() { find \"$@\" \\( -path 'etc/*-' -o -name .pwd.lock -o -path var/lib/sudo \\) -prune -o \
-             \\( -type d -printf '%p d %m %U\\n' -o -printf '%p %y %m %U %s %l\\n' \\) 2> /dev/null; }; \
+            "cd / && list() { find \"$@\" \\( -path 'etc/*-' -o -name .pwd.lock -o -path root/.bash_history \
+             -o -path var/lib/sudo \\) -prune -o \\( -type d -printf '%p d %m %U\\n' -o -printf '%p %y %m %U %s %l\\n' \\) 2> /dev/null; }; \
              list etc usr/bin usr/sbin usr/lib/systemd usr/lib/sysusers.d var/tmp tmp; \
              list root home usr/local usr/share/doc var/lib -maxdepth 2; \
              if [ -e var/lib/backhaul ]; then list var/lib/backhaul -mindepth 2; fi; \

@@ -11,7 +11,8 @@ find_unit() {
 }
 wants=/etc/systemd/system/multi-user.target.wants/backhauld.service
 setting() { sed -n "s/^$1=//p" $run/loaded; }
-alive() { [ -f $run/pid ] && [ -d "/proc/$(cat $run/pid)" ] && [ "$(cut -d ' ' -f 3 "/proc/$(cat $run/pid)/stat")" != Z ]; }
+# It may be reaped while it is looked at: what cannot be read is not alive.
+alive() { [ -f $run/pid ] && state=$(cut -d ' ' -f 3 "/proc/$(cat $run/pid)/stat" 2> /dev/null) && [ "$state" != Z ]; }
 start() {
     [ -f $run/loaded ] || { echo "Failed to start backhauld.service: Unit backhauld.service not found." >&2; return 5; }
     alive && return 0

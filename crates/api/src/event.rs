@@ -340,6 +340,9 @@ pub enum Intent {
         pool: String,
         /// The VM.
         uuid: String,
+        /// Jobs that go with it, by id: the snapshots that they keep on the pool go too.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        jobs: Vec<String>,
     },
     /// A proxy's VM whose address or resources are being changed. Undone, it gets back what it had and is restarted.
     ReconfiguredVm {

@@ -95,6 +95,10 @@ pub struct ProxyState {
     pub id: String,
     /// The state itself.
     pub content: serde_json::Value,
+    /// Names of the remotes on the proxy's own disk, as whoever keeps this copy has found them: their backups are not in here,
+    /// and go with its VM.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub own_disk: Vec<String>,
 }
 
 impl std::fmt::Debug for ProxyState {

@@ -100,8 +100,17 @@ impl CallError {
         if let Ok(detailed) = serde_json::from_value::<ErrorReport>(error.data.clone()) {
             report = detailed;
         } else if let Some(errors) = error.data.get("errors").and_then(|errors| errors.as_array()) {
-            let text = |error: &serde_json::Value| error.as_str().map_or_else(|| error.to_string(), str::to_owned);
-            report.causes = errors.iter().map(text).collect();
+            // A fault of a parameter says all of it in its message; what else it holds is for programs.
+            let text = |error: &serde_json::Value| {
+                let words = error.as_str().or_else(|| error.get("message")?.as_str());
+                words.map_or_else(|| error.to_string(), str::to_owned)
+            };
+            let words: Vec<String> = errors.iter().map(text).collect();
+            if code == ErrorCode::InvalidParameters && !words.is_empty() {
+                report.message = words.join("; ");
+            } else {
+                report.causes = words;
+            }
         } else if let Some(reason) = error.data.get("reason").and_then(|reason| reason.as_str()) {
             report.causes.push(reason.to_owned());
         }
@@ -151,4 +160,21 @@ fn reason(error: &reqwest::Error) -> String {
         innermost = source;
     }
     innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_fault_of_a_parameter_is_told_in_its_own_words_and_once() {
+        let error = |message: &str| json!({ "instancePath": "/text", "keyword": "format", "message": message, "name": "text" });
+        let data = json!({ "errors": [error("the licence is signed by another key"), error("name: too long")] });
+        let error = RpcError { code: ErrorCode::InvalidParameters.number(), message: "invalid parameters: …".into(), data };
+        let report = CallError::from_rpc(error).report();
+        assert_eq!(report.message, "the licence is signed by another key; name: too long");
+        assert_eq!((report.code.as_str(), report.causes), ("INVALID_PARAMETERS", Vec::new()));
+    }
 }

@@ -1,6 +1,7 @@
 //! The pools: one session each, made when first needed, its state shown, its records read.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -285,6 +286,28 @@ impl Pools {
         let (id, name) = (entry.record.id.clone(), entry.record.name.clone());
         let asked =
             self.ask(&entry, "hosts and storage", |client| async move { crate::deploy::read_offer(id, name, &client).await });
+        Ok(asked.await?)
+    }
+
+    /// The addresses that the guest of a VM reports now, the first interface's first; none of a VM that is gone or tells nothing.
+    ///
+    /// # Errors
+    /// There is no such pool, or it does not answer.
+    pub async fn guest_addresses(&self, id: &str, vm: &str) -> Result<Vec<IpAddr>, Fault> {
+        let entry = self.entry(id)?;
+        let asked = self.ask(&entry, "guests", |client| async move {
+            let networks = async {
+                let vm = client.by_uuid::<xapi::Vm>(vm).await?;
+                if vm.guest_metrics.is_null() {
+                    return Ok(Default::default());
+                }
+                Ok(client.get::<xapi::VmGuestMetrics>(&vm.guest_metrics).await?.networks.clone())
+            };
+            match networks.await {
+                Err(error) if xapi::Error::is_gone(&error) => Ok(Vec::new()),
+                networks => Ok(engine::guest_addresses(&networks?)),
+            }
+        });
         Ok(asked.await?)
     }
 

@@ -118,8 +118,10 @@ impl Remotes {
 
     /// How to reach a remote, for a worker.
     pub async fn access(&self, id: &str) -> Result<RemoteAccess, Fault> {
-        let RemoteRecord { id, name, url } = self.find(id).await?;
-        Ok(RemoteAccess { id, name, url: Secret::new(url) })
+        let record = self.find(id).await?;
+        let away = self.elsewhere(&record).await;
+        let RemoteRecord { id, name, url } = record;
+        Ok(RemoteAccess { id, name, url: Secret::new(url), away })
     }
 
     /// Opens a new remote, making its folder if need be, and stores it.
@@ -273,10 +275,6 @@ impl Remotes {
         if let Err(error) = self.room_within(&record, patience).await {
             return Ok(failed("open", error));
         }
-        // Nothing is written to a disk that it does not belong to.
-        if let Some(error) = self.elsewhere(&record).await {
-            return Ok(failed("open", error));
-        }
         let tested = self.ask_within(&record, patience, PROBE, "test", |url| async move {
             let storage = open(&url).await?;
             Ok::<_, StorageError>(storage::probe(&*storage).await)
@@ -335,6 +333,10 @@ impl Remotes {
             return Err(self.noted(&record.id).unwrap_or_else(busy));
         };
         let answer = async {
+            // A folder that is left of it is no empty repository, and nothing is written to a disk it does not belong to.
+            if let Some(away) = self.elsewhere(record).await {
+                return Err(away);
+            }
             let url = RemoteUrl::parse(&record.url).map_err(|error| fault::report("REMOTE_URL", &what, &error))?;
             let hangs = |what: &str| {
                 ErrorReport::new("REMOTE_HANGS", format!("{what}: it does not answer")).with_next("check its mount on the proxy")

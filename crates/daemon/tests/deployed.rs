@@ -195,6 +195,8 @@ async fn a_proxy_with_backups_on_its_own_disk_is_not_done_away_with_unless_that_
     let url = format!("file://{}", dir.path().join("backups").display());
     let remote = pair.deployed.1.call::<RemoteAdd>(RemoteAddParams { name: "nas".into(), url }).await;
     assert!(remote.own_disk, "it lies where the state of the proxy does");
+    let added = pair.deployer.0.daemon.now();
+    until("the copy of the state with the remote", async || pair.known().await.copied_at.filter(|at| *at >= added)).await;
     let client = &pair.deployer.1;
     let redeploy = async |discard_local| {
         let params = RedeployParams { id: pair.id.clone(), image: None, sr: None, discard_local };
@@ -211,11 +213,25 @@ async fn a_proxy_with_backups_on_its_own_disk_is_not_done_away_with_unless_that_
     }
     // What stands in the way then is the pool, which is not there.
     assert_eq!(code(&redeploy(true).await), "DEPLOY_REFUSED");
-    // Nobody can be asked: the run says so.
+    // Nobody can be asked: what is known of it counts.
     pair.deployed.0.stop().await;
-    let run = destroy(false).await.unwrap();
+    let refused = destroy(false).await.unwrap_err();
+    assert!(code(&refused) == "PROXY_HOLDS_BACKUPS" && refused.message.contains("remote nas"), "{refused}");
+    destroy(true).await.unwrap();
+    pair.deployer.0.stop().await;
+}
+
+#[tokio::test]
+async fn of_a_proxy_that_cannot_be_asked_the_run_says_what_is_known_of_backups_on_its_own_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = Pair::start(dir.path()).await;
+    until("the copy of the state", async || pair.known().await.copied_at).await;
+    pair.deployed.0.stop().await;
+    let client = &pair.deployer.1;
+    let params = DestroyParams { id: pair.id.clone(), name: "test".into(), discard_local: false };
+    let run = client.call::<DeployDestroy>(params).await;
     let events = client.events(&run.id, 0).await;
-    let says = |event: &&Event| matches!(&event.kind, EventKind::Log { message, .. } if message.contains("cannot be told"));
+    let says = |event: &&Event| matches!(&event.kind, EventKind::Log { message, .. } if message.contains("none did"));
     assert_eq!(events.iter().filter(says).count(), 1, "{events:?}");
     pair.deployer.0.stop().await;
 }

@@ -605,8 +605,14 @@ async fn a_remote_whose_share_is_away_is_not_written_to() {
     let found = examine(&client, json!({})).await;
     let said = only_wrong(&found, "remote", "remote nas", Verdict::Fail);
     assert!(said.contains("is not mounted") && said.contains(&mount), "{said}");
-    let test = client.call::<RemoteTestRun>(IdParams { id: remote.id }).await;
+    let test = client.call::<RemoteTestRun>(IdParams { id: remote.id.clone() }).await;
     assert_eq!((test.success, test.error.map(|error| error.code).as_deref()), (false, Some("REMOTE_NOT_MOUNTED")));
+    // It does not pass for a repository without backups either, and no run opens it.
+    let listed = client.call::<RemoteList>(NoParams {}).await;
+    assert_eq!(listed[0].error.as_ref().map(|error| error.code.as_str()), Some("REMOTE_NOT_MOUNTED"), "{listed:#?}");
+    let points = RestorePointListParams { remote: Some(remote.id), vm: None };
+    let refused = client.try_call::<RestorePointList>(points).await.unwrap_err();
+    assert!(refused.message.contains("is not mounted"), "{refused}");
     assert_eq!(std::fs::read_dir(&share).unwrap().count(), 0, "nothing is written to the folder that is left");
     assert!(mounted.stop().unwrap().success());
 }

@@ -181,6 +181,7 @@ impl Bench {
             fingerprint: self.pool.fingerprint().to_string(),
         };
         let access = |(index, (dir, directory)): (usize, &(&Path, bool))| RemoteAccess {
+            away: None,
             id: index.to_string(),
             name: format!("remote {index}"),
             url: Secret::new(format!("file://{}{}", dir.display(), if *directory { "?useVhdDirectory=true" } else { "" })),

@@ -56,6 +56,11 @@ impl Context {
         self.unless_cancelled(connect).await?.cloned()
     }
 
+    /// The ids of all pools that the run may use.
+    pub(crate) fn pool_ids(&self) -> impl Iterator<Item = &str> {
+        self.pools.keys().map(String::as_str)
+    }
+
     /// How the pool of that id is reached, for whoever else shall reach it.
     pub(crate) fn pool_access(&self, id: &str) -> Option<&PoolAccess> {
         self.pools.get(id).map(|(access, _)| access)

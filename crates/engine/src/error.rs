@@ -52,6 +52,9 @@ pub enum Error {
         #[source]
         source: Cause,
     },
+    /// A remote that is known to be away, in the words of whoever knows it.
+    #[error("{}", .0.message)]
+    Away(Box<ErrorReport>),
     /// A disk or archive could not be read to its end.
     #[error("cannot read {what}")]
     Source {
@@ -165,6 +168,7 @@ impl Error {
             Self::Refused { code, next, .. } => (*code, *next),
             Self::Pool { code, .. } => (code.as_str(), None),
             Self::Remote { code, .. } => (*code, None),
+            Self::Away(report) => return (report.code.as_str(), report.next.clone()),
             Self::Source { .. } => {
                 ("SOURCE_FAILED", Some("run again; if it fails at the same place, check the disk on the pool"))
             }

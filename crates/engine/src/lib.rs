@@ -24,7 +24,7 @@ pub mod source;
 mod spawn;
 pub mod worker;
 
-pub use deploy::{Told, Verdict, deploy_steps, destroy_steps, host_address, reconfigure_steps};
+pub use deploy::{Told, Verdict, deploy_steps, destroy_steps, guest_addresses, host_address, proxy_url, reconfigure_steps};
 pub use error::Error;
 pub use journal::{Journal, JournalError};
 pub use plan::Plan;

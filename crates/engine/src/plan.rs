@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use api::{AddressSpec, Compression, Intent, JobMode, ProxyState, RunKind};
+use api::{AddressSpec, Compression, ErrorReport, Intent, JobMode, ProxyState, RunKind};
 use serde::{Deserialize, Serialize};
 
 /// A text that must not be seen: its `Debug` shows nothing of it.
@@ -93,6 +93,9 @@ pub struct RemoteAccess {
     pub name: String,
     /// URL with its options (backup-repository.md §5.1); may hold a password.
     pub url: Secret,
+    /// Why it must not be opened; none: it may. Its share is not mounted, and what lies in its place would be filled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub away: Option<ErrorReport>,
 }
 
 /// Limits of a worker.
@@ -439,6 +442,9 @@ pub struct DestroyPlan {
     /// How to reach it, so that what it is at work on comes to an end before its VM does; none: not known.
     #[serde(default)]
     pub access: Option<ProxyAccess>,
+    /// Ids of its jobs as last known, for when it cannot be asked: the snapshots that they keep on pools go with it.
+    #[serde(default)]
+    pub jobs: Vec<String>,
     /// Time limits of the steps.
     #[serde(default)]
     pub times: DeployTimes,
@@ -465,7 +471,12 @@ mod tests {
                 password: Secret::new("hunter2"),
                 fingerprint: String::new(),
             }],
-            remotes: vec![RemoteAccess { id: "r".into(), name: "nas".into(), url: Secret::new("smb://u:hunter2@nas/x") }],
+            remotes: vec![RemoteAccess {
+                id: "r".into(),
+                name: "nas".into(),
+                url: Secret::new("smb://u:hunter2@nas/x"),
+                away: None,
+            }],
             limits: Limits::default(),
         }
     }

@@ -31,6 +31,9 @@ pub(crate) struct Remote {
 
 impl Remote {
     pub(crate) async fn open(access: &RemoteAccess) -> Result<Self, Error> {
+        if let Some(away) = &access.away {
+            return Err(Error::Away(Box::new(away.clone())));
+        }
         let failed = |source: Cause| Error::Remote {
             remote: access.name.clone(),
             doing: "open it".into(),

@@ -85,6 +85,7 @@ async fn a_cancel_ends_a_run_that_waits_for_a_pool() {
             fingerprint: "00".repeat(32),
         }],
         remotes: vec![RemoteAccess {
+            away: None,
             id: "r".into(),
             name: "local".into(),
             url: Secret::new(format!("file://{}", directory.path().display())),

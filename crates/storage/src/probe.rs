@@ -9,6 +9,9 @@ use crate::{Durability, RepoPath, Storage, StorageError};
 /// What the test writes, bytes.
 pub const PROBE_BYTES: usize = 10 * 1024 * 1024;
 
+/// What is written and read at a time, bytes: as much memory as the test takes.
+const PIECE: usize = 256 * 1024;
+
 /// A storage that works.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Probe {
@@ -69,21 +72,35 @@ pub async fn probe(storage: &dyn Storage) -> Result<Probe, ProbeError> {
 
 async fn measure(storage: &dyn Storage, path: &RepoPath) -> Result<Probe, ProbeError> {
     let failed = |step| move |source| ProbeError { step, file: path.absolute(), source: Some(source) };
-    let mut data = vec![0; PROBE_BYTES];
-    getrandom::fill(&mut data).map_err(|error| {
-        failed(ProbeStep::Write)(StorageError::from_io("draw random bytes for", path.absolute(), std::io::Error::other(error)))
-    })?;
-    let data = Bytes::from(data);
+    let write = failed(ProbeStep::Write);
+    let mut seed = vec![0; PIECE];
+    getrandom::fill(&mut seed)
+        .map_err(|error| write(StorageError::from_io("draw random bytes for", path.absolute(), std::io::Error::other(error))))?;
+    // No two pieces have a word in common at the same place, so that none passes for another, and no storage spares itself one.
+    let piece = |offset: u64| -> Bytes {
+        let (words, _) = seed.as_chunks::<8>();
+        let key = (offset + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        words.iter().flat_map(|word| (u64::from_le_bytes(*word) ^ key).to_le_bytes()).collect::<Vec<u8>>().into()
+    };
+    let offsets = || (0..PROBE_BYTES as u64).step_by(PIECE);
     let rate = |since: Instant| PROBE_BYTES as f64 / since.elapsed().as_secs_f64().max(1e-9);
 
     let started = Instant::now();
-    storage.write_new(path, data.clone(), Durability::Now).await.map_err(failed(ProbeStep::Write))?;
-    let write_rate = rate(started);
-    let started = Instant::now();
-    let back = storage.read(path, PROBE_BYTES as u64).await.map_err(failed(ProbeStep::Read))?;
-    let read_rate = rate(started);
-    if back != data {
-        return Err(ProbeError { step: ProbeStep::Compare, file: path.absolute(), source: None });
+    let file = storage.create(path).await.map_err(write)?;
+    for offset in offsets() {
+        file.write_at(offset, vec![piece(offset)]).await.map_err(write)?;
     }
-    Ok(Probe { write_rate, read_rate })
+    file.sync().await.map_err(write)?;
+    drop(file);
+    let write_rate = rate(started);
+
+    let (started, read) = (Instant::now(), failed(ProbeStep::Read));
+    let file = storage.open(path).await.map_err(read)?;
+    for offset in offsets() {
+        let back = file.read_at(offset, PIECE).await.map_err(read)?;
+        if back != piece(offset) {
+            return Err(ProbeError { step: ProbeStep::Compare, file: path.absolute(), source: None });
+        }
+    }
+    Ok(Probe { write_rate, read_rate: rate(started) })
 }

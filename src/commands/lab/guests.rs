@@ -28,6 +28,8 @@ fn network(process: u32) -> [u8; 3] {
     [127, 16 + (process % 224) as u8, 1]
 }
 
+/// Which addresses were given away, in the folder of the lab.
+const LEASES: &str = "leases.json";
 /// The first address that is given away.
 const FIRST: u8 = 10;
 
@@ -38,12 +40,46 @@ pub(super) struct RealGuests {
 
 struct Inner {
     dir: PathBuf,
+    /// The file of leases.
+    lease_file: PathBuf,
     program: PathBuf,
-    network: [u8; 3],
     /// By UUID of their machines.
     running: Mutex<HashMap<String, Guest>>,
+    leases: Mutex<Leases>,
+}
+
+/// Who has which address. Kept in the folder of the lab, so that proxies are found again when it comes back.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+struct Leases {
+    network: [u8; 3],
     /// Addresses by hardware address: a machine that comes back gets its old one.
-    leases: Mutex<BTreeMap<String, IpAddr>>,
+    given: BTreeMap<String, Ipv4Addr>,
+}
+
+impl Leases {
+    /// Those of a lab that was there before, or none yet.
+    fn load(file: &Path) -> Self {
+        let kept = fs::read(file).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        kept.unwrap_or_else(|| Self { network: network(std::process::id()), given: BTreeMap::new() })
+    }
+
+    fn give(&mut self, mac: &str, file: &Path) -> Result<Ipv4Addr, String> {
+        if let Some(given) = self.given.get(mac) {
+            return Ok(*given);
+        }
+        let [a, b, c] = self.network;
+        let next = u8::try_from(self.given.len()).ok().and_then(|count| FIRST.checked_add(count));
+        let address = Ipv4Addr::new(
+            a,
+            b,
+            c,
+            next.ok_or_else(|| format!("the lab's network has no address left: remove {}", file.display()))?,
+        );
+        self.given.insert(mac.to_owned(), address);
+        let kept = write_private(file, &serde_json::json!(self).to_string());
+        kept.map_err(|error| format!("cannot write {}: {error}", file.display()))?;
+        Ok(address)
+    }
 }
 
 /// A guest that has been started, and how to be rid of it.
@@ -81,13 +117,10 @@ impl Guest {
 impl RealGuests {
     /// Guests below the folder of a lab.
     pub(super) fn new(lab: &Path, program: &Path) -> Arc<Self> {
-        let inner = Inner {
-            dir: lab.join("guests"),
-            program: program.to_owned(),
-            network: network(std::process::id()),
-            running: Mutex::default(),
-            leases: Mutex::default(),
-        };
+        let lease_file = lab.join(LEASES);
+        let leases = Mutex::new(Leases::load(&lease_file));
+        let program = program.to_owned();
+        let inner = Inner { dir: lab.join("guests"), lease_file, program, running: Mutex::default(), leases };
         Arc::new(Self { inner: Arc::new(inner) })
     }
 
@@ -271,10 +304,7 @@ impl Inner {
             };
         }
         let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
-        let [a, b, c] = self.network;
-        let next = u8::try_from(leases.len()).ok().and_then(|count| FIRST.checked_add(count));
-        let next = next.ok_or("the lab's network has no address left")?;
-        Ok(*leases.entry(machine.mac.clone()).or_insert(IpAddr::V4(Ipv4Addr::new(a, b, c, next))))
+        Ok(IpAddr::V4(leases.give(&machine.mac, &self.lease_file)?))
     }
 }
 
@@ -321,6 +351,18 @@ fn read_keys(folder: &Path) -> Result<BTreeMap<String, String>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_has_its_address_again_when_the_lab_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(LEASES);
+        let mut leases = Leases::load(&file);
+        let given = ["a", "b", "a"].map(|mac| leases.give(mac, &file).unwrap());
+        assert!(given[0] == given[2] && given[0] != given[1], "{given:?}");
+        assert_eq!(Leases::load(&file), leases);
+        fs::write(&file, "no leases").unwrap();
+        assert_eq!(Leases::load(&file).given, BTreeMap::new());
+    }
 
     #[test]
     fn keys_are_files_and_stay_in_their_folder() {

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::{
-    Credentials, Deployed, DeployedState, NoParams, ProxyNews, ProxyStatus, ProxyStatusGet, ProxyWatch, StateExport, Topic,
+    Credentials, Deployed, DeployedState, NoParams, ProxyNews, ProxyStatus, ProxyStatusGet, ProxyWatch, RemoteList, StateExport,
+    Topic,
 };
 use client::{CallError, Client};
 use tokio::time::{sleep, timeout};
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Deployments;
-use super::reach::{Access, failed};
+use super::reach::{Access, failed, on_own_disk};
 use crate::clock::Clock;
 use crate::config::check_plain;
 use crate::fault::Fault;
@@ -121,6 +122,10 @@ impl Deployments {
             if copied {
                 (pause, last) = (RETRY_FIRST, String::new());
             }
+            if !copied && self.found_elsewhere(&id, &access).await {
+                // Whoever looks after the proxies follows it there.
+                return;
+            }
             let report = fault.report();
             if report.message != last {
                 tracing::warn!(proxy = id, error = %report, "the state of a deployed proxy cannot be copied now");
@@ -129,6 +134,37 @@ impl Deployments {
             sleep(pause).await;
             pause = (pause * 2).min(RETRY_LAST);
         }
+    }
+
+    /// Whether a proxy that does not answer at its address answers at another one that its guest reports to the pool, as one that
+    /// has its address by DHCP may. Then that is taken down: certificate and id show that it is the same.
+    async fn found_elsewhere(&self, id: &str, access: &Access) -> bool {
+        let found = async {
+            let record = self.by_id(id).await?;
+            let Some(vm) = &record.vm else { return Ok(None) };
+            for address in self.pools.guest_addresses(&record.pool, vm).await? {
+                let url = engine::proxy_url(address, record.spec.port);
+                let there = Access { url, ..access.clone() };
+                if there.url != access.url && there.status().await.is_ok_and(|status| status.id == id) {
+                    return Ok(Some(there.url));
+                }
+            }
+            Ok::<_, Fault>(None)
+        };
+        let Ok(Some(url)) = found.await else { return false };
+        let _deciding = self.deciding.lock().await;
+        let moved = async {
+            let mut record = self.idle(id, "deploy.follow").await?;
+            if record.url.as_deref() != Some(access.url.as_str()) {
+                return Ok(());
+            }
+            tracing::info!(proxy = record.name, from = access.url, to = url, "a deployed proxy has another address now");
+            record.url = Some(url);
+            self.store.set_deployment(&record).await?;
+            self.news.changed(Topic::Deployed);
+            Ok::<_, Fault>(())
+        };
+        moved.await.is_ok()
     }
 
     /// Watches a proxy, and copies its state, until that fails.
@@ -170,7 +206,9 @@ impl Deployments {
     async fn copy(&self, id: &str, client: &Client, clock: &dyn Clock) -> Result<(), Fault> {
         // As old as it may be, and not a moment younger.
         let at = clock.now().as_millisecond();
-        let state = client.call::<StateExport>(&NoParams {}).await.map_err(failed)?;
+        let mut state = client.call::<StateExport>(&NoParams {}).await.map_err(failed)?;
+        let remotes = client.call::<RemoteList>(&NoParams {}).await.map_err(failed)?;
+        state.own_disk = on_own_disk(remotes);
         let status = client.call::<ProxyStatusGet>(&NoParams {}).await.map_err(failed)?;
         if state.id != id || status.id != id {
             return Err(Fault::forbidden("deploy", format!("what answers at {} is another proxy", client.host())));

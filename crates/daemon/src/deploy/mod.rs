@@ -26,6 +26,7 @@ use futures::future::join_all;
 use crate::fault::Fault;
 use crate::journal::Journal;
 use crate::licensing::Licenses;
+use crate::maintenance;
 use crate::news::News;
 use crate::pools::Pools;
 use crate::runs::{Request, Runs, run_id};
@@ -221,6 +222,7 @@ impl Deployments {
             pool: record.pool.clone(),
             vm,
             access: record.access(),
+            jobs: self.store.deployment_state(&record.id).await?.as_ref().map(maintenance::jobs_in).unwrap_or_default(),
             times: Default::default(),
         };
         self.change(record, Request::Destroy(plan), doubt).await

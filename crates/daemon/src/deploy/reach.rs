@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use api::{ErrorReport, LicenseBindParams, LicenseUnbind, NoParams, ProxyStatus, ProxyStatusGet, RemoteList};
+use api::{ErrorReport, LicenseBindParams, LicenseUnbind, NoParams, ProxyStatus, ProxyStatusGet, Remote, RemoteList};
 use client::{CallError, Client, Token};
 use tokio::time::timeout;
 
@@ -65,21 +65,30 @@ impl Deployments {
     ) -> Result<Option<String>, Fault> {
         let name = &record.name;
         let Some(access) = Access::of(record).filter(|_| !discard) else { return Ok(None) };
-        let remotes = match access.call::<RemoteList>(&NoParams {}).await {
-            Ok(remotes) => remotes,
+        let (held, doubt) = match access.call::<RemoteList>(&NoParams {}).await {
+            Ok(remotes) => (on_own_disk(remotes), None),
             Err(error) => {
                 let reason = error.report().message;
-                let doubt = format!(
-                    "whether backups lie on the own disk of {name}, which goes with its VM, cannot be told: {reason}; cancel this \
-                     run if they may"
-                );
-                tracing::warn!(proxy = name, "{doubt}");
-                return Ok(Some(doubt));
+                let copied = self.store.deployment_state(&record.id).await?;
+                let doubt = match &copied {
+                    Some(state) => format!(
+                        "whether backups lie on the own disk of {name}, which goes with its VM, cannot be asked: {reason}; when its \
+                         state was copied last, {}, none did",
+                        jiff::Timestamp::from_millisecond(state.taken_at).unwrap_or_default()
+                    ),
+                    None => format!(
+                        "whether backups lie on the own disk of {name}, which goes with its VM, cannot be told: it never answered \
+                         here; now: {reason}"
+                    ),
+                };
+                (copied.map(|state| state.own_disk).unwrap_or_default(), Some(doubt))
             }
         };
-        let held: Vec<&str> = remotes.iter().filter(|remote| remote.own_disk).map(|remote| remote.name.as_str()).collect();
         if held.is_empty() {
-            return Ok(None);
+            if let Some(doubt) = &doubt {
+                tracing::warn!(proxy = name, "{doubt}");
+            }
+            return Ok(doubt);
         }
         let message = format!(
             "{name} keeps backups on its own disk, which goes with its VM: {} {}",
@@ -119,6 +128,11 @@ impl Deployments {
             })
         })
     }
+}
+
+/// The names of those remotes of a proxy that lie on its own disk.
+pub(super) fn on_own_disk(remotes: Vec<Remote>) -> Vec<String> {
+    remotes.into_iter().filter(|remote| remote.own_disk).map(|remote| remote.name).collect()
 }
 
 /// A proxy that cannot be asked.

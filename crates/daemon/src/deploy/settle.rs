@@ -135,7 +135,7 @@ mod tests {
     fn a_journal_tells_what_was_registered_what_is_open_and_what_was_to_go() {
         let new = Intent::DeployedVm { pool: "p".into(), uuid: Some("new".into()), replaces: None, answered: false };
         let held = Intent::DrainedProxy { pool: "p".into(), uuid: "old".into() };
-        let old = Intent::ObsoleteVm { pool: "p".into(), uuid: "old".into() };
+        let old = Intent::ObsoleteVm { pool: "p".into(), uuid: "old".into(), jobs: Vec::new() };
         let intent = |what: &Intent| EventKind::Intent { intent: 1, what: what.clone() };
         let settled = || EventKind::Settled { intent: 1 };
         let deployed = |events| judge(RunKind::Redeploy, events, false);

@@ -19,6 +19,7 @@ mod tokens;
 pub use certificate::Certificates;
 pub use fingerprint::fingerprint;
 pub use settings::{Settings, Values};
+pub(crate) use state::jobs_in;
 pub use state::{Content, export, import};
 pub(crate) use tokens::random;
 pub use tokens::{Kept, Tokens};

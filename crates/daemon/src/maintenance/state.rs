@@ -76,7 +76,7 @@ pub async fn export(daemon: &Daemon) -> Result<ProxyState, Fault> {
         more: BTreeMap::new(),
     };
     let content = serde_json::to_value(content).map_err(|_| broken("the state cannot be written as JSON"))?;
-    Ok(ProxyState { form: FORM, taken_at: daemon.now(), id: settings.id, content })
+    Ok(ProxyState { form: FORM, taken_at: daemon.now(), id: settings.id, content, own_disk: Vec::new() })
 }
 
 /// Becomes the proxy that a state was taken of.
@@ -146,6 +146,12 @@ fn counted(records: &Records, fingerprint: String) -> Imported {
         jobs: count(records.jobs.len()),
         fingerprint,
     }
+}
+
+/// The ids of the jobs in a state; none when it cannot be read.
+pub(crate) fn jobs_in(state: &ProxyState) -> Vec<String> {
+    let content = serde_json::from_value::<Content>(state.content.clone());
+    content.map(|content| content.records.jobs.into_iter().map(|job| job.id).collect()).unwrap_or_default()
 }
 
 /// Reads and checks all of a state before anything is touched. What is wrong is not quoted: it is full of secrets.

@@ -233,6 +233,8 @@ impl Runs {
             }
             Request::Destroy(plan) => {
                 pools.insert(plan.pool.clone());
+                // Its jobs may have kept snapshots on any of them.
+                pools.extend(self.pools.ids());
                 Work::Destroy(plan.clone())
             }
             Request::Recover { run, intents } => {

@@ -315,7 +315,13 @@ pub(crate) mod tests {
         one.vm = Some("vm".into());
         one.wanted = Some(one.spec.clone());
         store.set_deployment(&one).await.unwrap();
-        let state = ProxyState { form: 1, taken_at: 7, id: "1".into(), content: serde_json::json!({ "token": "hunter2" }) };
+        let state = ProxyState {
+            form: 1,
+            taken_at: 7,
+            id: "1".into(),
+            content: serde_json::json!({ "token": "hunter2" }),
+            own_disk: Vec::new(),
+        };
         store.set_deployment_state("1", &state, 8).await.unwrap();
         one.copied_at = Some(8);
         assert_eq!(store.deployments().await.unwrap(), [one]);

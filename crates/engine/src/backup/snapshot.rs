@@ -146,6 +146,26 @@ pub(crate) async fn prune(context: &Context, pool: &Pool, vm: &Record<Vm>, owner
     }
 }
 
+/// Destroys all snapshots of jobs that are no more. One that cannot be destroyed does not keep the others.
+///
+/// # Errors
+/// The first failure.
+pub(crate) async fn destroy_of_jobs(pool: &Pool, jobs: &[String], task: &Task) -> Result<(), Error> {
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    let inventory = inventory(pool).await?;
+    let mut result = Ok(());
+    for vm in inventory.vms.values().filter(|vm| !vm.is_a_snapshot) {
+        for snapshot in jobs.iter().flat_map(|job| inventory.snapshots(vm, job)) {
+            task.info(format!("destroys the snapshot of {} taken {}, whose job goes", vm.name_label, snapshot.datetime));
+            let doing = format!("destroy the snapshot of {} taken {}", vm.name_label, snapshot.datetime);
+            result = result.and(destroy(pool, &snapshot).await.map_err(pool.failed(doing)));
+        }
+    }
+    result
+}
+
 /// Why there is no snapshot.
 struct NotTaken {
     error: Error,

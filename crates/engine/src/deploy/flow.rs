@@ -367,7 +367,7 @@ impl<'a> Flow<'a> {
         let Some(intent) = self.intent else { return Ok(()) };
         match &self.former {
             Some(former) => {
-                let what = Intent::ObsoleteVm { pool: self.pool.id.clone(), uuid: former.plan.vm.clone() };
+                let what = Intent::ObsoleteVm { pool: self.pool.id.clone(), uuid: former.plan.vm.clone(), jobs: Vec::new() };
                 self.context.recorder.refine(intent, what).await?;
             }
             None => self.context.recorder.commit(intent).await?,
@@ -386,7 +386,7 @@ impl<'a> Flow<'a> {
                         Some(new) => new.drain(false).await.map(drop),
                         None => Ok(()),
                     };
-                    settle::obsolete(&self.pool, &context.run, &former.plan.vm, task).await?;
+                    settle::obsolete(&self.pool, &context.run, &former.plan.vm, &[], task).await?;
                     released
                 })
                 .await;

@@ -133,7 +133,7 @@ fn check_runs(vm: &Record<Vm>) -> Result<(), Error> {
 }
 
 /// The addresses a guest reports that others can use, the best first: of the first interface, IPv4 before IPv6.
-pub(crate) fn addresses(networks: &BTreeMap<String, String>) -> Vec<IpAddr> {
+pub fn addresses(networks: &BTreeMap<String, String>) -> Vec<IpAddr> {
     let mut found: Vec<(String, bool, IpAddr)> = networks
         .iter()
         .filter_map(|(key, address)| Some((key.split('/').next()?.to_owned(), address.parse::<IpAddr>().ok()?)))
@@ -206,7 +206,7 @@ pub(crate) async fn is_at(pool: &Pool, vm: &Record<Vm>, url: &str) -> Result<boo
 }
 
 /// Where a proxy answers: `https://host[:port]`.
-pub(crate) fn url(address: IpAddr, port: u16) -> String {
+pub fn url(address: IpAddr, port: u16) -> String {
     let host = match address {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => format!("[{address}]"),

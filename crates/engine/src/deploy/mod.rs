@@ -21,7 +21,7 @@ mod verdict;
 use api::ProxyStatus;
 
 pub(crate) use flow::deploy;
-pub use guest::host as host_address;
+pub use guest::{addresses as guest_addresses, host as host_address, url as proxy_url};
 pub(crate) use reconfigure::{destroy, reconfigure};
 pub(crate) use settle::settle;
 pub use steps::{deploy_steps, destroy_steps, reconfigure_steps};

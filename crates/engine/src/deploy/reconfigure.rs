@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use api::{AddressSpec, Intent, TaskKind, TaskResult};
+use api::{AddressSpec, Intent, JobList, NoParams, TaskKind, TaskResult};
 use xapi::{Record, Vm};
 
 use super::machine::{self, OBSOLETE};
@@ -11,6 +12,7 @@ use super::proxy::{Ending, Proxy};
 use super::settle::{self, Before, Waking};
 use super::steps::{ADDRESS, CHECK, CONFIGURE, DAEMON, DESTROY, DRAIN, REGISTER, START, SWITCH_OFF, with_undone};
 use super::{check, guest};
+use crate::backup::snapshot;
 use crate::context::Context;
 use crate::error::Error;
 use crate::journal::Task;
@@ -162,7 +164,8 @@ pub(crate) async fn destroy(context: &Arc<Context>, plan: &DestroyPlan) -> Resul
         context.recorder.log(api::LogLevel::Info, format!("the VM {} of proxy {} is gone already", plan.vm, plan.name));
         return Ok(());
     };
-    let mut destruction = Destruction { context, plan, pool: &pool, vm: &vm, intent: None, announced: false };
+    let jobs = plan.jobs.clone();
+    let mut destruction = Destruction { context, plan, pool: &pool, vm: &vm, intent: None, announced: false, jobs };
     let Err(error) = destruction.go().await else { return Ok(()) };
     Err(destruction.give_back(error).await)
 }
@@ -190,6 +193,8 @@ struct Destruction<'a> {
     intent: Option<u32>,
     /// Whether it stands in the journal that the VM goes.
     announced: bool,
+    /// Its jobs, as it says itself if it can be asked.
+    jobs: Vec<String>,
 }
 
 impl Destruction<'_> {
@@ -238,7 +243,10 @@ impl Destruction<'_> {
         }
         let what = Intent::DrainedProxy { pool: self.pool.id.clone(), uuid: vm.uuid.clone() };
         self.intent = Some(self.context.recorder.intend(what).await?);
-        proxy.drained(Ending::Cancelled, task, plan.times.drain).await
+        proxy.drained(Ending::Cancelled, task, plan.times.drain).await?;
+        let jobs = proxy.call::<JobList>("list its jobs", &NoParams {}).await?;
+        self.jobs = jobs.into_iter().map(|job| job.id).collect();
+        Ok(())
     }
 
     /// Marks the VM as one that is to go, announces it, and destroys it: one step, so that whatever fails has a name.
@@ -246,13 +254,27 @@ impl Destruction<'_> {
         let (pool, vm, run, recorder) = (self.pool, self.vm, &self.context.run, &self.context.recorder);
         // The mark first: whoever finishes this after a crash asks for it.
         machine::set_mark(pool, vm, OBSOLETE, Some(run)).await?;
-        let what = Intent::ObsoleteVm { pool: pool.id.clone(), uuid: vm.uuid.clone() };
+        let what = Intent::ObsoleteVm { pool: pool.id.clone(), uuid: vm.uuid.clone(), jobs: self.jobs.clone() };
         match self.intent {
             Some(intent) => recorder.refine(intent, what).await?,
             None => self.intent = Some(recorder.intend(what).await?),
         }
         self.announced = true;
-        settle::obsolete(pool, run, &vm.uuid, task).await
+        settle::obsolete(pool, run, &vm.uuid, &self.jobs, task).await?;
+        self.clear_other_pools(task).await;
+        Ok(())
+    }
+
+    /// Its jobs may have kept snapshots on other pools too. Such a pool may be away for long: the proxy goes all the same.
+    async fn clear_other_pools(&self, task: &Task) {
+        for id in self.context.pool_ids().filter(|id| *id != self.pool.id && !self.jobs.is_empty()) {
+            let limit = Duration::from_secs(3 * self.plan.times.call);
+            let late = || Error::Late { what: format!("pool {id} did not answer"), seconds: limit.as_secs() };
+            let clear = async { snapshot::destroy_of_jobs(&*self.context.pool(id).await?, &self.jobs, task).await };
+            if let Err(error) = tokio::time::timeout(limit, clear).await.unwrap_or_else(|_| Err(late())) {
+                task.warn(format!("snapshots of its jobs may be left: {}", error.sentence()));
+            }
+        }
     }
 
     /// After a failure: a proxy that does not go yet has to work again. Gives the error with what has become of it.

@@ -12,6 +12,7 @@ use super::guest;
 use super::machine::{self, DEPLOY, OBSOLETE};
 use super::proxy::Proxy;
 use super::steps::{Look, until};
+use crate::backup::snapshot;
 use crate::context::Context;
 use crate::error::Error;
 use crate::journal::Task;
@@ -29,14 +30,14 @@ pub(crate) async fn settle(context: &Arc<Context>, plan: &RecoverPlan, what: &In
             let undo = Undo { run: &plan.run, uuid: uuid.as_deref(), old };
             undo.deployed(&pool, task).await
         }
-        Intent::ObsoleteVm { pool, uuid } => {
+        Intent::ObsoleteVm { pool, uuid, jobs } => {
             let pool = context.pool(pool).await?;
             // The one that has taken its place, which may have had no time yet to hear that it is the one.
             let released = match plan.proxies.iter().find(|proxy| proxy.vm != *uuid) {
                 Some(access) => async { Proxy::of(access, times.call)?.release(task, times.daemon).await }.await,
                 None => Ok(()),
             };
-            obsolete(&pool, &plan.run, uuid, task).await?;
+            obsolete(&pool, &plan.run, uuid, jobs, task).await?;
             released
         }
         Intent::DrainedProxy { pool, uuid } => {
@@ -224,9 +225,12 @@ pub(crate) async fn unmark(pool: &Pool, vm: &Record<Vm>, run: &str) -> Result<Op
 }
 
 /// Destroys a VM that is to go. It was marked before that was announced: somebody who has taken the mark off since then wants
-/// to keep it, and will not want otherwise at the next attempt.
-pub(crate) async fn obsolete(pool: &Pool, run: &str, uuid: &str, task: &Task) -> Result<(), Error> {
-    let Some(vm) = machine::find(pool, uuid).await? else { return machine::sweep(pool, run, task).await };
+/// to keep it, and will not want otherwise at the next attempt. With it go the snapshots of `jobs`.
+pub(crate) async fn obsolete(pool: &Pool, run: &str, uuid: &str, jobs: &[String], task: &Task) -> Result<(), Error> {
+    let Some(vm) = machine::find(pool, uuid).await? else {
+        machine::sweep(pool, run, task).await?;
+        return snapshot::destroy_of_jobs(pool, jobs, task).await;
+    };
     if vm.other_config.get(OBSOLETE).is_none_or(|mark| mark != run) {
         task.warn(format!(
             "VM {} ({uuid}) no longer carries the mark by which it was to go: it stays, and is nobody's proxy any more; destroy it \
@@ -236,7 +240,8 @@ pub(crate) async fn obsolete(pool: &Pool, run: &str, uuid: &str, task: &Task) ->
         return Ok(());
     }
     task.info(format!("destroys VM {} ({uuid})", vm.name_label));
-    machine::destroy(pool, &vm, run, task).await
+    machine::destroy(pool, &vm, run, task).await?;
+    snapshot::destroy_of_jobs(pool, jobs, task).await
 }
 
 /// A proxy's VM as it was before its address or resources were changed.

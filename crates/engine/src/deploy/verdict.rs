@@ -57,7 +57,7 @@ mod tests {
     }
 
     fn old() -> Intent {
-        Intent::ObsoleteVm { pool: "p".into(), uuid: "old".into() }
+        Intent::ObsoleteVm { pool: "p".into(), uuid: "old".into(), jobs: Vec::new() }
     }
 
     fn judge(kind: RunKind, open: Option<Intent>, registered: bool, condemned: bool, cleaned: bool) -> Verdict {

@@ -1,10 +1,10 @@
 //! Backups as they should go.
 
-use api::{Compression, JobMode, Outcome, TaskKind};
+use api::{Compression, ErrorReport, JobMode, Outcome, TaskKind};
 use engine::plan::{BackupPlan, Work};
 use lab::Fault;
 
-use crate::site::{DIRECTORIES, FILES, Site};
+use crate::site::{DIRECTORIES, FILES, Site, execute};
 
 const MIB: u64 = 1 << 20;
 
@@ -148,6 +148,21 @@ async fn a_remote_that_fails_leaves_the_other_whole() {
     assert!(story.warnings().iter().any(|warning| warning.contains(DIRECTORIES)), "{:?}", story.warnings());
     let points = site.points(FILES).await;
     assert_eq!(points.len(), 1);
+    site.assert_restores(FILES, &points[0], &site.content("alpha")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_remote_that_is_away_is_not_written_to_and_the_other_gets_its_backup() {
+    let site = Site::new().await;
+    let mut plan = site.plan(Work::Backup(site.backup()));
+    let why = "the remote directories is not mounted";
+    plan.remotes[1].away = Some(ErrorReport::new("REMOTE_NOT_MOUNTED", why));
+    let story = execute(plan).await;
+    assert_eq!(story.outcome(), Outcome::Failure);
+    story.assert_tidy();
+    assert!(story.warnings().iter().any(|warning| warning.contains(why)), "{:?}", story.warnings());
+    assert_eq!(std::fs::read_dir(site.remote_path(DIRECTORIES)).unwrap().count(), 0);
+    let points = site.points(FILES).await;
     site.assert_restores(FILES, &points[0], &site.content("alpha")).await;
 }
 

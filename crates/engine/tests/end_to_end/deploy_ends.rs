@@ -52,6 +52,61 @@ async fn a_proxy_that_cannot_be_asked_is_destroyed_with_a_warning() {
     }
 }
 
+/// Snapshots as jobs keep them, of another proxy's VM: of the first job of the proxies of these tests, and of a stranger.
+async fn kept_by_jobs(fleet: &Fleet, of: &TaskResult) -> [String; 2] {
+    let mut kept = Vec::new();
+    for job in ["j0", "of-somebody-else"] {
+        let vm = json!(fleet.vm(of));
+        let snapshot = fleet.pool().call("VM.snapshot", vec![vm.clone(), json!(format!("[XO Backup {job}]"))]).await.unwrap();
+        let keys = [("job", job), ("vm", uuid(of)), ("datetime", "20260101T00:00:00Z"), ("exported", "true")];
+        let record = fleet.pool().record("VM", snapshot.as_str().unwrap()).unwrap();
+        let disks = record["VBDs"].as_array().unwrap().iter().map(|plug| {
+            let plug = fleet.pool().record("VBD", plug.as_str().unwrap()).unwrap();
+            ("VDI", plug["VDI"].clone())
+        });
+        for (class, object) in disks.chain([("VM", snapshot.clone())]) {
+            for (key, value) in keys {
+                let key = json!(format!("xo:backup:{key}"));
+                fleet
+                    .pool()
+                    .call(&format!("{class}.add_to_other_config"), vec![object.clone(), key, json!(value)])
+                    .await
+                    .unwrap();
+            }
+        }
+        kept.push(snapshot.as_str().unwrap().to_owned());
+    }
+    kept.try_into().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_proxy_go_the_snapshots_that_its_jobs_keep_and_no_others() {
+    let fleet = Fleet::new(65).await;
+    let story = fleet.run(deploy(DeployPlan { proxy: OTHER.into(), name: "another".into(), ..fleet.deployment() })).await;
+    let other = outcome(&story.assert(Outcome::Success).0).unwrap();
+    for answers in [true, false] {
+        let proxy = fleet.deployed().await;
+        let [own, foreign] = kept_by_jobs(&fleet, &other).await;
+        let mut plan = fleet.destruction(&proxy);
+        if answers {
+            fleet.proxies.set_jobs(uuid(&proxy), 1);
+        } else {
+            fleet.proxies.silence(uuid(&proxy), Some(0));
+            plan.jobs = vec!["j0".into()];
+        }
+        // Killed behind the announcement, a clean-up does the same.
+        let stuck = Fault::FailCall { call: "VM.destroy".into(), nth: 1, code: "SR_BACKEND_FAILURE_46".into(), done: false };
+        fleet.pool().set_fault(stuck);
+        let story = fleet.run(Work::Destroy(plan)).await;
+        assert_eq!(story.outcome(), Outcome::Failure);
+        fleet.pool().clear_faults();
+        fleet.recover(story.open_intents(), &[&proxy]).await;
+        assert!(fleet.pool().record("VM", &own).is_none(), "answers: {answers}");
+        assert!(fleet.pool().record("VM", &foreign).is_some(), "answers: {answers}");
+        fleet.pool().call("VM.destroy", vec![json!(foreign)]).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_destruction_that_does_not_begin_lets_the_proxy_work_again() {
     let fleet = Fleet::new(62).await;
@@ -98,7 +153,7 @@ async fn disks_of_a_vm_that_is_gone_when_it_is_looked_at_are_swept() {
     let plug = fleet.pool().record("VDI", &disk).unwrap()["VBDs"][0].clone();
     fleet.pool().call("VBD.destroy", vec![plug]).await.unwrap();
     fleet.pool().call("VDI.add_to_other_config", vec![json!(disk), json!(OBSOLETE), json!("run-1")]).await.unwrap();
-    let what = Intent::ObsoleteVm { pool: "pool".into(), uuid: uuid(&proxy).into() };
+    let what = Intent::ObsoleteVm { pool: "pool".into(), uuid: uuid(&proxy).into(), jobs: Vec::new() };
     let plan = fleet.recovery(vec![OpenIntent { intent: 1, what }], &[]);
     // It is found, and then it is gone.
     let gone = Fault::FailCall { call: "VM.get_record".into(), nth: 2, code: "HANDLE_INVALID".into(), done: false };

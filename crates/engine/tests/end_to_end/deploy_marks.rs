@@ -65,7 +65,7 @@ async fn a_machine_that_somebody_has_unmarked_stays_and_the_clean_up_comes_to_it
     let fleet = Fleet::new(92).await;
     let proxy = fleet.deployed().await;
     let before = fleet.pool().dump();
-    let intents = open(Intent::ObsoleteVm { pool: "pool".into(), uuid: proxy.vm.clone().unwrap() });
+    let intents = open(Intent::ObsoleteVm { pool: "pool".into(), uuid: proxy.vm.clone().unwrap(), jobs: Vec::new() });
     let plan = RecoverPlan { run: RUN.into(), intents, proxies: Vec::new(), times: Default::default() };
     let story = fleet.site.run(Work::Recover(plan)).await;
     story.assert(Outcome::Success);

@@ -208,7 +208,15 @@ impl Fleet {
     pub fn destruction(&self, of: &TaskResult) -> DestroyPlan {
         let access = Some(access(of));
         let vm = of.vm.clone().unwrap();
-        DestroyPlan { proxy: PROXY.into(), name: NAME.into(), pool: "pool".into(), vm, access, times: DeployTimes::default() }
+        DestroyPlan {
+            proxy: PROXY.into(),
+            name: NAME.into(),
+            pool: "pool".into(),
+            vm,
+            access,
+            jobs: Vec::new(),
+            times: DeployTimes::default(),
+        }
     }
 
     /// The state of a proxy, as its deployer copies it.

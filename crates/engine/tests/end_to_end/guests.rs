@@ -335,7 +335,7 @@ fn called(disk: &mut Disk, method: &str, params: Value) -> Value {
             let content = json!({
                 "certificate": certificate_pem, "key": key_pem, "pools": disk.pools, "jobs": disk.jobs, "draining": disk.draining
             });
-            serde_json::to_value(ProxyState { form: 1, taken_at: 0, id: disk.id.clone(), content }).unwrap()
+            serde_json::to_value(ProxyState { form: 1, taken_at: 0, id: disk.id.clone(), content, own_disk: Vec::new() }).unwrap()
         }
         "state.import" => {
             let ProxyState { id, content, .. } = serde_json::from_value(params).unwrap();

@@ -168,7 +168,8 @@ impl Site {
 
     pub fn plan(&self, work: Work) -> Plan {
         let pool = self.pool();
-        let remote = |id: &str| RemoteAccess { id: id.into(), name: id.into(), url: Secret::new(self.remote_url(id)) };
+        let remote =
+            |id: &str| RemoteAccess { id: id.into(), name: id.into(), url: Secret::new(self.remote_url(id)), away: None };
         Plan {
             run: "run-1".into(),
             work,
