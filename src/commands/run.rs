@@ -42,7 +42,9 @@ pub async fn run(context: &Context, command: RunCommand) -> Result<(), Failure> 
         }
         RunCommand::Show { run } => {
             let (site, detail) = context.find_run(&run).await?;
-            let mut text = format!("run {} on {}: {}, {}", detail.run.id, site.name, detail.run.label, watch::state(&detail.run));
+            let kind = output::word(&detail.run.kind);
+            let (id, label, state) = (&detail.run.id, &detail.run.label, watch::state(&detail.run));
+            let mut text = format!("run {id} on {}: {kind} {label}, {state}", site.name);
             if context.json {
                 return print_one(context, &site.name, &detail, text);
             }

@@ -146,6 +146,10 @@ impl Labels {
                 let error = error.as_ref().map(|error| format!(": {}", error.message)).unwrap_or_default();
                 format!("{}: {}{bytes}{path}{error}", self.of(*task), output::word(outcome))
             }
+            // What has no VMs in it has nothing of this kind to count.
+            EventKind::RunEnded { outcome, summary, .. } if summary.succeeded + summary.failed == 0 && summary.bytes == 0 => {
+                format!("ended: {}", output::word(outcome))
+            }
             EventKind::RunEnded { outcome, summary, .. } => format!(
                 "ended: {}, {} succeeded, {} failed, {} moved, {} written",
                 output::word(outcome),

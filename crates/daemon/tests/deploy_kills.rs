@@ -227,19 +227,47 @@ async fn a_deployer_killed_while_it_deploys_or_destroys_has_a_working_proxy_or_n
             None => none += 1,
             Some(known) => {
                 some += 1;
-                // The next kind of run, killed too.
-                let at = some % shorter;
-                let params = DestroyParams { id: known.id.clone(), name: NAME.into(), discard_local: false };
-                let run = house.client().call::<DeployDestroy>(params).await;
-                house.kill_after(&run, at).await;
-                if let Some(known) = house.agree(&format!("destruction killed after {at} of {shorter} events")).await {
-                    house.destroyed(&known).await;
-                }
+                house.destroyed(&known).await;
             }
         }
     }
     assert!(none > 0 && some > 0, "{none} came to nothing, {some} to a proxy");
+    let (mut none, mut some) = (0, 0);
+    for at in moments(shorter) {
+        let known = house.deployed().await;
+        let params = DestroyParams { id: known.id.clone(), name: NAME.into(), discard_local: false };
+        let run = house.client().call::<DeployDestroy>(params).await;
+        house.kill_after(&run, at).await;
+        match house.agree(&format!("destruction killed after {at} of {shorter} events")).await {
+            None => none += 1,
+            Some(known) => {
+                some += 1;
+                house.destroyed(&known).await;
+            }
+        }
+    }
+    assert!(none > 0 && some > 0, "{none} were finished, {some} had not begun");
     assert!(house.client().call::<PoolRemove>(IdParams { id: house.pool.clone() }).await);
+    house.stop().await;
+}
+
+/// What the network gives a proxy may be another address at any start: its guest reports it to the pool.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_comes_up_with_another_address_is_found_again() {
+    let house = House::new(3).await;
+    let before = house.deployed().await;
+    house.machines.renew();
+    let vms = house.lab.pool().records("VM");
+    let (vm, _) = vms.iter().find(|(_, vm)| vm["uuid"].as_str() == before.vm.as_deref()).unwrap();
+    house.lab.pool().call("VM.clean_reboot", vec![vm.as_str().into()]).await.unwrap();
+    let moved = async {
+        while house.at_rest("restarted").await.unwrap().url == before.url {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, moved).await.expect("its deployer finds it");
+    let after = house.agree("found again").await.unwrap();
+    assert_eq!((after.id, after.fingerprint), (before.id, before.fingerprint));
     house.stop().await;
 }
 

@@ -50,7 +50,7 @@ pub const FIELDS: &[FieldInfo] = &[
     info("name", "Name", FieldKind::Text, "", "What the proxy is called"),
     info("site", "Site", FieldKind::Text, "", "Where it stands; empty: the pool's name"),
     info("pool", "Pool", FieldKind::Offered, "", "The pool that will run its VM"),
-    info("sr", "Storage", FieldKind::Offered, "", "Takes its system disk: 20 GiB, on thin storage about 2 GiB at first"),
+    info("sr", "Storage", FieldKind::Offered, "", "Takes its system disk; thin storage only what is used, about 2 GiB at first"),
     info("network", "Network", FieldKind::Offered, "", "It must reach the hosts and the backup storage"),
     info(
         "address",
@@ -67,7 +67,7 @@ pub const FIELDS: &[FieldInfo] = &[
     info("http-proxy", "HTTP proxy", FieldKind::Secret, "", "For downloads: http://[user:password@]host:port; empty: none"),
     info("vcpus", "vCPUs", FieldKind::Text, "2", "At least 2: one for the network, one for compression"),
     info("memory", "Memory", FieldKind::Text, "2 GiB", "At least 2 GiB"),
-    info("disk", "Disk", FieldKind::Text, "20 GiB", "System disk, at least 20 GiB; thin storage takes only what is used"),
+    info("disk", "Disk", FieldKind::Text, "20 GiB", "System disk: at least 20 GiB, on thin storage at least 2 GiB"),
     info("license", "Licence", FieldKind::Offered, "", "The first free one unless another is chosen"),
     info(
         "login",
@@ -229,14 +229,18 @@ impl DeploySpec {
             wrong("vcpus", "at most 64".into());
         }
         if self.memory < minimum::MEMORY {
-            let has = crate::format_bytes(self.memory);
+            let has = too_little(self.memory, minimum::MEMORY);
             wrong(
                 "memory",
                 format!("at least 2 GiB, {has} is too little: a worker alone may hold 128 MiB, and mounts need the rest"),
             );
         }
         if self.disk < minimum::DISK_THIN {
-            wrong("disk", format!("at least 20 GiB, or 2 GiB on thin storage; {} is too little", crate::format_bytes(self.disk)));
+            let has = too_little(self.disk, minimum::DISK_THIN);
+            wrong("disk", format!("at least 20 GiB, or 2 GiB on thin storage; {has} is too little"));
+        } else if self.disk > LARGEST_DISK {
+            let has = crate::format_bytes(self.disk);
+            wrong("disk", format!("at most 2040 GiB, where the disks of pools end; {has} is too much"));
         }
         if let Some(proxy) = &self.http_proxy
             && let Err(message) = check_http_proxy(proxy)
@@ -269,6 +273,15 @@ impl DeploySpec {
     }
 }
 
+/// The largest disk that every storage of a pool can hold (VHD), bytes.
+const LARGEST_DISK: u64 = 2040 << 30;
+
+/// A size below a minimum, never rounded up to it.
+fn too_little(size: u64, minimum: u64) -> String {
+    let words = crate::format_bytes(size);
+    if words == crate::format_bytes(minimum) { format!("{} MiB", size >> 20) } else { words }
+}
+
 fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() {
         Err("a name is needed".into())
@@ -276,6 +289,8 @@ fn check_name(name: &str) -> Result<(), String> {
         Err(format!("it has {} characters; at most 100", name.chars().count()))
     } else if name.chars().any(char::is_control) {
         Err("it holds a control character".into())
+    } else if name.starts_with('-') {
+        Err("it begins with a hyphen, as options of commands do".into())
     } else {
         Ok(())
     }
@@ -334,7 +349,10 @@ mod tests {
             ("vcpus", "1"),
             ("vcpus", "two"),
             ("memory", "1.9 GiB"),
+            ("memory", "2047 MiB"),
             ("memory", "much"),
+            ("disk", "3 TiB"),
+            ("name", "-dash"),
             ("disk", "1 GiB"),
             ("port", "0"),
             ("port", "70000"),
@@ -351,6 +369,12 @@ mod tests {
         assert_eq!(faults(&[("login", "key"), ("login-key", "AAAA")]), ["login-key"]);
         assert_eq!(faults(&[("address", "static"), ("ip", "10.0.0.5/24"), ("gateway", "10.9.0.1")]), ["gateway"]);
         assert_eq!(faults(&[("vcpus", "1"), ("memory", "1 GiB"), ("name", "")]), ["name", "vcpus", "memory"]);
+    }
+
+    #[test]
+    fn what_is_too_little_is_not_rounded_up_to_what_is_enough() {
+        let found = DeploySpec::from_answers(&answers(&[("memory", "2047 MiB")])).unwrap_err();
+        assert!(found[0].message.contains("2047 MiB is too little"), "{found:?}");
     }
 
     #[test]

@@ -339,6 +339,9 @@ fn lines(
     };
     line("Login", login.to_owned());
     line("Image", redact_url(&spec.image.url));
+    if let Some(sum) = &spec.image.sha256 {
+        line("Checksum", sum.to_ascii_lowercase());
+    }
     line("Token", "made new; handed over through the pool's XenStore, removed there once read".to_owned());
     lines
 }

@@ -41,6 +41,15 @@ impl Machines {
         self.guests().len()
     }
 
+    /// Gives each machine another address when it starts next.
+    pub fn renew(&self) {
+        let mut leases = self.0.leases.lock().unwrap();
+        let next = 10 + leases.len() as u8;
+        for (index, last) in leases.values_mut().enumerate() {
+            *last = next + index as u8;
+        }
+    }
+
     fn guests(&self) -> MutexGuard<'_, HashMap<String, Guest>> {
         self.0.guests.lock().unwrap()
     }

@@ -86,13 +86,12 @@ pub(crate) async fn address(
     task: &Task,
     seconds: u64,
 ) -> Result<IpAddr, Error> {
-    let what = match wanted {
-        AddressSpec::Dhcp => format!("the guest of {} reported no address", vm.name_label),
-        AddressSpec::Static { network, .. } => {
-            format!("the guest of {} did not report the address {}", vm.name_label, network.address)
-        }
+    let who = format!("the guest of {}", vm.name_label);
+    let does = match wanted {
+        AddressSpec::Dhcp => "report an address".to_owned(),
+        AddressSpec::Static { network, .. } => format!("report the address {}", network.address),
     };
-    until(task, seconds, &what, async || {
+    until(task, seconds, (&who, &does), async || {
         let now = pool.client.get::<Vm>(&vm.reference).await.map_err(pool.failed(format!("watch VM {}", vm.name_label)))?;
         check_runs(&now)?;
         if now.guest_metrics.is_null() {
@@ -155,8 +154,8 @@ fn is_usable(address: IpAddr) -> bool {
 
 /// Waits until the guest's daemon has reported its certificate, through the hypervisor.
 pub(crate) async fn fingerprint(pool: &Pool, vm: &Record<Vm>, task: &Task, seconds: u64) -> Result<Fingerprint, Error> {
-    let what = format!("the daemon on {} did not report", vm.name_label);
-    until(task, seconds, &what, async || {
+    let who = format!("the daemon on {}", vm.name_label);
+    until(task, seconds, (&who, "report"), async || {
         let now = pool.client.get::<Vm>(&vm.reference).await.map_err(pool.failed(format!("watch VM {}", vm.name_label)))?;
         check_runs(&now)?;
         let data = &now.xenstore_data;

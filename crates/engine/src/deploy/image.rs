@@ -268,7 +268,8 @@ async fn signed_sum(image: &Image, plan: &ImagePlan) -> Result<String, Error> {
     let manifest = signed::ImageManifest::read(&text, &keys).map_err(|error| unsigned(error.to_string()))?;
     match &plan.sha256 {
         Some(said) if !said.eq_ignore_ascii_case(&manifest.sha256) => {
-            Err(unsigned("its signed manifest names another SHA-256 than the one given".into()))
+            let what = format!("its signed manifest says SHA-256 {}, the one given is {said}", manifest.sha256);
+            Err(image.failed("IMAGE_CHECKSUM", &what, "correct the checksum given, or leave it out: the signed manifest has it"))
         }
         _ => Ok(manifest.sha256),
     }

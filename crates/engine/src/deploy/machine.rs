@@ -57,8 +57,8 @@ pub(crate) async fn now(pool: &Pool, vm: &Record<Vm>) -> Result<Option<Record<Vm
 /// What goes on for longer than `seconds` is not waited for: how it ends is not known, so nobody may act as if it were.
 pub(crate) async fn at_rest(pool: &Pool, uuid: &str, seconds: u64, task: &Task) -> Result<Option<Record<Vm>>, Error> {
     let Some(vm) = find(pool, uuid).await? else { return Ok(None) };
-    let what = format!("VM {} did not come to rest", vm.name_label);
-    until(task, seconds, &what, async || {
+    let who = format!("VM {}", vm.name_label);
+    until(task, seconds, (&who, "come to rest"), async || {
         let now = now(pool, &vm).await?;
         match now.as_ref().and_then(restless) {
             Some(operation) => Ok(Look::NotYet(operation.to_owned())),
@@ -217,8 +217,8 @@ pub(crate) fn disk_words(disk: &Record<Vdi>) -> String {
 /// [`sweep`] finds. The VM itself goes after its snapshots, because nothing else leads to them.
 pub(crate) async fn destroy(pool: &Pool, vm: &Record<Vm>, run: &str, task: &Task) -> Result<(), Error> {
     let doing = || pool.failed(format!("destroy VM {} ({})", vm.name_label, vm.uuid));
-    let what = format!("the import of VM {} did not end", vm.uuid);
-    let there = until(task, IMPORT_UNDONE, &what, async || match now(pool, vm).await? {
+    let who = format!("the import of VM {}", vm.uuid);
+    let there = until(task, IMPORT_UNDONE, (&who, "end"), async || match now(pool, vm).await? {
         Some(now) if now.current_operations.values().any(|operation| operation == "import") => {
             Ok(Look::NotYet("it goes on".into()))
         }

@@ -110,8 +110,8 @@ impl Proxy {
 
     /// Waits until it answers, and gives its state. That it cannot be reached passes; a refusal does not.
     pub(crate) async fn wait_for(&self, task: &Task, seconds: u64) -> Result<ProxyStatus, Error> {
-        let what = format!("proxy {} did not answer", self.name);
-        until(task, seconds, &what, async || {
+        let who = format!("proxy {}", self.name);
+        until(task, seconds, (&who, "answer"), async || {
             let answer = match self.try_call::<SystemGetServerVersion>(&NoParams {}).await {
                 Ok(_) => self.try_call::<ProxyStatusGet>(&NoParams {}).await,
                 Err(error) => Err(error),
@@ -154,10 +154,10 @@ impl Proxy {
     /// Holds new runs back and waits for the end of those that run.
     pub(crate) async fn drained(&self, ending: Ending, task: &Task, seconds: u64) -> Result<(), Error> {
         self.drain(true).await?;
-        let what = format!("the runs of proxy {} did not end", self.name);
+        let who = format!("the runs of proxy {}", self.name);
         let mut cancelled = BTreeSet::new();
         let mut stuck_since = None;
-        until(task, seconds, &what, async || {
+        until(task, seconds, (&who, "end"), async || {
             let (working, waiting) = self.at_work().await?;
             if ending == Ending::Cancelled {
                 for run in working.iter().filter(|run| run.kind != RunKind::Recover && !cancelled.contains(&run.id)) {

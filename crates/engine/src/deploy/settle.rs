@@ -150,9 +150,9 @@ impl Waking<'_> {
             }
             proxy => proxy?,
         };
-        let what = format!("the proxy on VM {} did not come up again", vm.name_label);
+        let who = format!("the proxy on VM {}", vm.name_label);
         let seconds = self.times.start + self.times.daemon;
-        let status = until(task, seconds, &what, async || {
+        let status = until(task, seconds, (&who, "come up again"), async || {
             let Some(now) = machine::now(pool, vm).await? else { return Ok(Look::There(None)) };
             if let Some(operation) = machine::restless(&now) {
                 return Ok(Look::NotYet(operation.to_owned()));

@@ -175,15 +175,16 @@ pub(crate) fn with_undone(error: Error, words: &'static str) -> Error {
     }
 }
 
-/// Looks again and again until there is an answer. `what` says what did not happen if none comes in `seconds`; with what the
-/// last look said.
+/// Looks again and again until there is an answer. `who` `does` something then: that is what the task waits for, and what did not
+/// happen if no answer comes in `seconds`; with what the last look said.
 pub(crate) async fn until<T>(
     task: &Task,
     seconds: u64,
-    what: &str,
+    (who, does): (&str, &str),
     mut look: impl AsyncFnMut() -> Result<Look<T>, Error>,
 ) -> Result<T, Error> {
     let deadline = Instant::now() + Duration::from_secs(seconds);
+    let words = format!("{who} to {does}").into();
     let mut pause = FIRST_PAUSE;
     loop {
         let seen = match look().await? {
@@ -193,9 +194,9 @@ pub(crate) async fn until<T>(
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             let seen = if seen.is_empty() { String::new() } else { format!(" ({seen})") };
-            return Err(Error::Late { what: format!("{what}{seen}"), seconds });
+            return Err(Error::Late { what: format!("{who} did not {does}{seen}"), seconds });
         }
-        let _waiting = task.meter().wait(api::Wait::XapiTask, &what.into());
+        let _waiting = task.meter().wait(api::Wait::XapiTask, &words);
         tokio::time::sleep(pause.min(left)).await;
         pause = (pause * 3 / 2).min(LONGEST_PAUSE);
     }

@@ -75,7 +75,7 @@ async fn what_does_not_happen_in_time_is_named_and_undone() {
     let plan = || DeployPlan { times: brief, ..fleet.deployment() };
     let pool = fleet.pool();
     for (fault, step, says) in [
-        (Fault::GuestNeverReports, "address", "reported no address (its agent says nothing) within 1 s"),
+        (Fault::GuestNeverReports, "address", "did not report an address (its agent says nothing) within 1 s"),
         (Fault::DaemonNeverAnswers, "daemon", "did not report (it has not taken its configuration yet) within 1 s"),
         (Fault::CutImport { after_bytes: 1 << 20 }, "upload", "import the image"),
     ] {
