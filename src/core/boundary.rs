@@ -77,9 +77,9 @@ fn question(proxy: &str, ask: Ask, purpose: Purpose, name: &str) -> Confirm {
 fn about_call(proxy: &str, request: &Request, name: &str) -> (String, &'static str, &'static str) {
     match request {
         Request::RunCancel(_) => (
-            format!("Cancel the run {name} on {proxy}?"),
-            "Data stops within seconds; temporary snapshots and files are removed. Older restore points stay.",
-            "Cancel the run",
+            format!("Stop the run {name} on {proxy}?"),
+            "It stops within seconds; what is unfinished is removed again. Older restore points stay.",
+            "Stop the run",
         ),
         Request::JobRemove(_) => {
             (format!("Remove the job {name} from {proxy}?"), "Its schedule ends. Its restore points stay.", "Remove")
@@ -92,7 +92,8 @@ fn about_call(proxy: &str, request: &Request, name: &str) -> (String, &'static s
         ),
         Request::Redeploy(_) => (
             format!("Make {name} anew?"),
-            "Its running transfers end first. A new VM takes the place of the present one; jobs, remotes and identity stay.",
+            "Its running transfers end first. A new VM takes the place of the present one; jobs, remotes and identity stay, the \
+             history of its runs does not.",
             "Redeploy",
         ),
         Request::Reconfigure(_) => (
@@ -102,12 +103,14 @@ fn about_call(proxy: &str, request: &Request, name: &str) -> (String, &'static s
         ),
         Request::Destroy(_) => (
             format!("Destroy the proxy {name}, deployed by {proxy}?"),
-            "Its VM and disk go, with its jobs, remotes and history. Backups on its remotes stay. Its licence is free again.",
+            "Its VM and disk go, with its jobs and their snapshots, remotes and history. Backups that lie elsewhere stay. Its \
+             licence is free again.",
             "Destroy",
         ),
         Request::Forget(_) => (
             format!("Forget the proxy {name}?"),
-            "Its VM stays and goes on working; nothing here knows of it any more. Its licence is free again.",
+            "Its VM stays and runs on; nothing here knows of it any more. Its licence, if it has one, is free again, and without \
+             one its jobs do not run.",
             "Forget",
         ),
         Request::Drain(_) => (

@@ -14,14 +14,16 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
-    /// Whether another one is in the same place and of the same kind, whichever version of its protocol is spoken.
+    /// Whether another one is in the same place and of the same kind, whichever version of its protocol is spoken. What is mounted
+    /// when somebody asks for it is of the kind that it then gets; until then nothing can be written there.
     pub fn is_as(&self, other: &Self) -> bool {
         let family = |kind: &str| match kind {
             "nfs4" => "nfs".to_owned(),
             "smb3" => "cifs".to_owned(),
             kind => kind.to_owned(),
         };
-        self.point == other.point && family(&self.kind) == family(&other.kind)
+        let on_demand = self.kind == "autofs" || other.kind == "autofs";
+        self.point == other.point && (on_demand || family(&self.kind) == family(&other.kind))
     }
 }
 
@@ -82,6 +84,7 @@ mod tests {
     fn another_place_or_kind_is_another_mount() {
         let mount = |point: &str, kind: &str| Mount { point: point.into(), kind: kind.into() };
         assert!(mount("/a", "nfs").is_as(&mount("/a", "nfs4")) && mount("/a", "cifs").is_as(&mount("/a", "smb3")));
+        assert!(mount("/a", "nfs4").is_as(&mount("/a", "autofs")) && !mount("/a", "nfs4").is_as(&mount("/", "autofs")));
         assert!(!mount("/a", "nfs").is_as(&mount("/a", "ext4")) && !mount("/a", "ext4").is_as(&mount("/", "ext4")));
     }
 }
