@@ -2,15 +2,15 @@
 
 use api::{IdParams, JobSetEnabledParams, LogLevel};
 
-use super::action::Action;
+use super::action::{Action, Context};
 use super::boundary::{confirmed, refusal, send};
 use super::effect::{Effect, FleetCommand, Request};
 use super::errand::Ask;
 use super::forms::{self, Form, FormKind};
 use super::input::Field;
 use super::manage;
-use super::screens::{self, Screen, TABS, backups, fleet_id, jobs, licenses, proxies, remotes, runs, transfers};
-use super::state::{Chooser, Confirm, Purpose, State, Then};
+use super::screens::{self, Screen, TABS, backups, jobs, licenses, proxies, remotes, runs, transfers};
+use super::state::{Chooser, Confirm, Follow, Purpose, State, Then};
 use super::store::{ListKind, ListState, Proxy, Tested};
 use super::table::{Rows, Table};
 
@@ -27,10 +27,11 @@ pub(super) fn acting(screen: &Screen) -> &Screen {
     if let Screen::Detail(below) = screen { below } else { screen }
 }
 
-/// Restore point the keys act on: the selected one, or the newest of the selected VM.
-fn point(state: &State) -> Option<(&Proxy, &api::RestorePoint)> {
+/// Restore point an action is for: the selected one. Reading the newest of the selected VM needs no look at its points;
+/// removing it does.
+fn point(state: &State, action: Action) -> Option<(&Proxy, &api::RestorePoint)> {
     match acting(state.screen()) {
-        Screen::Backups => backups::newest(state, row(state)?),
+        Screen::Backups if action != Action::PointRemove => backups::newest(state, row(state)?),
         Screen::Points { proxy, vm, .. } => backups::point(state, proxy, vm, row(state)?),
         _ => None,
     }
@@ -55,8 +56,8 @@ fn run(state: &State) -> Option<(String, String, String, bool)> {
             let (proxy, run) = runs::at(state, row(state)?)?;
             Some((proxy.name().to_owned(), run.id.clone(), runs::name(Some(run.kind), &run.label), run.outcome.is_some()))
         }
-        Screen::Run { proxy, run } => {
-            let label = state.screen().crumb(state);
+        here @ Screen::Run { proxy, run } => {
+            let label = here.crumb(state);
             Some((proxy.clone(), run.clone(), label, ended(proxy, run)))
         }
         _ => None,
@@ -76,8 +77,9 @@ pub(super) fn home(state: &State) -> Option<String> {
         Screen::Jobs => jobs::at(state, row).map(|found| found.0),
         _ => None,
     });
-    let live = state.proxies.iter().find(|proxy| proxy.live());
-    here.filter(|proxy| proxy.live()).or(live).or(state.proxies.first()).map(|proxy| proxy.name().to_owned())
+    // Also when it is away: a form for another one than the selected would be filled in for the wrong one.
+    let live = || state.proxies.iter().find(|proxy| proxy.live());
+    here.or_else(live).or(state.proxies.first()).map(|proxy| proxy.name().to_owned())
 }
 
 /// Why an action cannot be done now; `Ok` when it can.
@@ -125,7 +127,7 @@ pub fn availability(state: &State, action: Action) -> Result<(), String> {
             Ok(())
         }
         Action::Restore | Action::Verify | Action::PointRemove => {
-            let (proxy, _) = point(state).ok_or("no restore point is selected")?;
+            let (proxy, _) = point(state, action).ok_or("no restore point is selected")?;
             on(proxy.name())
         }
         Action::RunCancel => {
@@ -139,7 +141,9 @@ pub fn availability(state: &State, action: Action) -> Result<(), String> {
             .filter(|row| *here == Screen::Proxies && *row < state.proxies.len())
             .map(|_| ())
             .ok_or_else(|| "no proxy is selected".into()),
-        Action::Open if row.is_none() || matches!(state.screen(), Screen::Detail(_)) => Err("nothing is selected".into()),
+        Action::Open if matches!(state.screen(), Screen::Detail(_)) => Err("nothing is selected".into()),
+        // What a run or an examination has to say as a whole needs no row.
+        Action::Open if row.is_none() && screens::details(state, state.screen()).is_empty() => Err("nothing is selected".into()),
         Action::Filter | Action::Sort | Action::SortReverse if matches!(state.screen(), Screen::Detail(_)) => {
             Err("there is no list here".into())
         }
@@ -201,7 +205,7 @@ pub fn perform(state: &mut State, action: Action) {
         Action::GoTransfers => go(state, Screen::Transfers),
         Action::GoBackups => go(state, Screen::Backups),
         Action::GoRuns => go(state, Screen::Runs),
-        Action::GoMessages => over(state, Screen::Messages),
+        Action::GoMessages => messages(state),
         Action::GoLicenses => over(state, Screen::Licenses),
         Action::NextTab => tab(state, 1),
         Action::PreviousTab => tab(state, TABS.len() - 1),
@@ -265,7 +269,8 @@ fn step(state: &mut State, by: isize) {
     }
 }
 
-fn go(state: &mut State, screen: Screen) {
+/// Goes to a screen from wherever one is.
+pub(super) fn go(state: &mut State, screen: Screen) {
     state.stack.clear();
     state.root = screen;
     state.scroll = 0;
@@ -276,6 +281,20 @@ fn over(state: &mut State, screen: Screen) {
     if *state.screen() != screen {
         push(state, screen);
     }
+}
+
+/// Shows the messages, with the one selected that was just on the screen, or the newest.
+fn messages(state: &mut State) {
+    if *state.screen() == Screen::Messages {
+        return;
+    }
+    let newest = state.notices.all.back().map(|notice| notice.id);
+    if let Some(id) = state.notices.dismissed().or(newest) {
+        let table = state.table_mut(Context::Messages);
+        table.clear_filter();
+        table.select_id(id.to_string());
+    }
+    over(state, Screen::Messages);
 }
 
 fn tab(state: &mut State, by: usize) {
@@ -292,13 +311,13 @@ pub(super) fn push(state: &mut State, screen: Screen) {
 }
 
 fn open(state: &mut State) {
-    let Some(row) = row(state) else { return };
+    let row = row(state);
     let next = match state.screen() {
-        Screen::Transfers => transfers::at(state, row).map(|(proxy, run, _)| Screen::Run { proxy, run }),
-        Screen::Runs => {
-            runs::at(state, row).map(|(proxy, run)| Screen::Run { proxy: proxy.name().to_owned(), run: run.id.clone() })
-        }
-        Screen::Backups => state.groups.get(row).and_then(|group| {
+        Screen::Transfers => row.and_then(|row| transfers::at(state, row)).map(|(proxy, run, _)| Screen::Run { proxy, run }),
+        Screen::Runs => row
+            .and_then(|row| runs::at(state, row))
+            .map(|(proxy, run)| Screen::Run { proxy: proxy.name().to_owned(), run: run.id.clone() }),
+        Screen::Backups => row.and_then(|row| state.groups.get(row)).and_then(|group| {
             let proxy = state.proxies.get(group.proxy)?.name().to_owned();
             Some(Screen::Points { proxy, vm: group.vm.clone(), name: group.name.clone() })
         }),
@@ -317,23 +336,6 @@ fn back(state: &mut State) {
     }
     state.stack.pop();
     state.scroll = 0;
-}
-
-/// Shows a run that was just started.
-pub(super) fn show_run(state: &mut State, proxy: &str, run: api::Run) {
-    go(state, Screen::Transfers);
-    let id = fleet_id(proxy, &run.id);
-    if let Some(proxy) = state.proxy_mut(proxy)
-        && let Some(status) = &mut proxy.status
-        && run.outcome.is_none()
-        && !status.running.iter().any(|other| other.id == run.id)
-    {
-        status.running.push(run);
-        proxy.version += 1;
-    }
-    let table = state.table_mut(super::action::Context::Transfers);
-    table.clear_filter();
-    table.select_id(id);
 }
 
 fn copy(state: &mut State) {
@@ -355,7 +357,21 @@ fn refresh(state: &mut State) {
             }
         }
     }
-    state.tell(LogLevel::Info, "Asking again");
+    // What a proxy did not tell of a run is asked for again.
+    let runs = matches!(acting(state.screen()), Screen::Transfers | Screen::Run { .. });
+    let before = state.follows.len();
+    state.follows.retain(|_, follow| !(runs && matches!(follow, Follow::Failed(_))));
+    let asked = !needs.is_empty() || state.follows.len() < before;
+    if asked && !state.proxies.iter().any(Proxy::live) {
+        return state.tell(LogLevel::Warning, "No proxy answers; nothing was asked");
+    }
+    let again = state.key_of(Action::DoctorAgain).filter(|_| matches!(acting(state.screen()), Screen::Doctor { .. }));
+    let told = match again {
+        _ if asked => "Asking again".to_owned(),
+        Some(key) => format!("Nothing is asked for here; {key} examines again"),
+        None => "Nothing is to be asked for: what is shown here comes by itself".to_owned(),
+    };
+    state.tell(LogLevel::Info, told);
 }
 
 fn quit(state: &mut State) {
@@ -365,7 +381,7 @@ fn quit(state: &mut State) {
         (Purpose::Examination, _) | (_, None) => None,
         (Purpose::Errand(what), _) => Some(format!("{what} is under way; what comes of it would be lost.")),
         (_, Some(errand)) => {
-            Some(format!("{} is asked to {errand} and has not answered; it would be left half done.", pending.proxy))
+            Some(format!("{} is asked to {errand} and has not answered; it may not begin, or be left half done.", pending.proxy))
         }
     });
     if unsaved || errand.is_some() {
@@ -430,7 +446,7 @@ fn on_remote(state: &mut State, action: Action) {
 }
 
 fn on_point(state: &mut State, action: Action) {
-    let Some((proxy, point)) = point(state) else { return };
+    let Some((proxy, point)) = point(state, action) else { return };
     let (proxy, point) = (proxy.name().to_owned(), point.clone());
     let params = IdParams { id: point.id.clone() };
     match action {
@@ -447,16 +463,22 @@ fn on_point(state: &mut State, action: Action) {
     }
 }
 
-pub(super) fn open_form(state: &mut State, form: Form) {
+pub(super) fn open_form(state: &mut State, mut form: Form) {
     refresh_for(state, &form.kind);
-    let draft = state.drafts.iter().position(|draft| draft.kind.same(&form.kind));
-    match draft {
+    form.opened_for = form.proxy().to_owned();
+    // One of a proxy that is no longer there would come back nowhere.
+    let here = |draft: &Form| draft.opened_for == form.opened_for || state.proxy(&draft.opened_for).is_none();
+    let fits = |draft: &Form| draft.kind.same(&form.kind) && here(draft);
+    match state.drafts.iter().position(fits) {
         Some(at) => {
             let mut draft = state.drafts.remove(at);
             // What a review says may be old by now; only one that is on its way still says something.
             draft.review = draft.review.filter(|_| draft.submitting.is_some());
+            let of = if draft.proxy() == form.proxy() { String::new() } else { format!(" for {}", draft.proxy()) };
+            let over = state.keymap.key(&[Context::Form], Action::FormReset);
             state.form = Some(draft);
-            state.tell(LogLevel::Info, "Your draft is back; ctrl-n starts over");
+            let over = over.map_or_else(String::new, |key| format!("; {key} starts over"));
+            state.tell(LogLevel::Info, format!("Your draft{of} is back{over}"));
         }
         None => state.form = Some(form),
     }
@@ -490,9 +512,9 @@ pub(super) fn close_form(state: &mut State) {
 
 fn reset_form(state: &mut State) {
     let Some(form) = state.form.take() else { return };
-    let proxy = form.proxy().to_owned();
-    let proxy = (!proxy.is_empty()).then_some(proxy);
-    let fresh = match &form.kind {
+    // What it was opened for, wherever it was turned to since.
+    let proxy = Some(form.opened_for.clone()).filter(|proxy| !proxy.is_empty());
+    let mut fresh = match &form.kind {
         FormKind::Job(before) => forms::job::open(state, proxy.as_deref(), before.as_deref()),
         FormKind::Remote => forms::remote::open(proxy.as_deref()),
         FormKind::Pool => forms::pool::open(proxy.as_deref()),
@@ -509,6 +531,7 @@ fn reset_form(state: &mut State) {
         FormKind::LicenseBind(license) => forms::license::open_bind(form.proxy(), license),
         FormKind::LicenseUnbind(license) => forms::license::open_unbind(form.proxy(), license),
     };
+    fresh.opened_for = form.opened_for;
     state.form = Some(fresh);
 }
 

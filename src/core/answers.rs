@@ -2,8 +2,8 @@
 
 use api::{IdParams, LogLevel};
 
-use super::act::show_run;
-use super::action::Context;
+use super::act::go;
+use super::action::{Action, Context};
 use super::boundary::send;
 use super::effect::{Answer, Effect, FleetCommand, Request, RequestId};
 use super::forms::{Form, FormKind};
@@ -21,6 +21,7 @@ pub(super) fn on_reply(state: &mut State, name: &str, id: RequestId, result: Res
     // A reply to nothing, or from a proxy it was not sent to, is late or wrong: dropped.
     let Some(pending) = state.pending.remove(&id).filter(|pending| pending.proxy == name) else { return };
     let now = state.now;
+    let from = pending.from;
     state.touch();
     match (pending.purpose, result) {
         (Purpose::List(kind), Ok(answer)) => set_list(state, name, kind, answer),
@@ -38,7 +39,7 @@ pub(super) fn on_reply(state: &mut State, name: &str, id: RequestId, result: Res
                 }));
             }
         }
-        (Purpose::Save { then_run }, Ok(answer)) => on_saved(state, name, id, answer, then_run),
+        (Purpose::Save { then_run }, Ok(answer)) => on_saved(state, name, id, answer, then_run, &from),
         (Purpose::Review(spec), Ok(Answer::DeployReview(review))) => {
             if let Some(form) = submitted(state, id) {
                 form.submitting = None;
@@ -46,9 +47,9 @@ pub(super) fn on_reply(state: &mut State, name: &str, id: RequestId, result: Res
             }
         }
         (Purpose::Destroy(expected), Ok(Answer::Destroy(run))) => {
-            state.tell(LogLevel::Info, format!("Destruction of {} started", expected.name));
+            let told = format!("Destruction of {} started", expected.name);
             manage::expect(state, Expected { run: run.id.clone(), ..expected });
-            show_run(state, name, run);
+            started(state, name, run, &from, told);
         }
         (Purpose::Forget(known), Ok(_)) => {
             state.tell(LogLevel::Info, format!("{name} has forgotten it; its VM stays"));
@@ -77,8 +78,8 @@ pub(super) fn on_reply(state: &mut State, name: &str, id: RequestId, result: Res
             Purpose::Start,
             Ok(Answer::JobRun(run) | Answer::Restore(run) | Answer::Verify(run) | Answer::RestorePointRemove(run)),
         ) => {
-            state.tell(LogLevel::Info, format!("{} on {name}: started", runs::name(Some(run.kind), &run.label)));
-            show_run(state, name, run);
+            let told = format!("{} on {name}: started", runs::name(Some(run.kind), &run.label));
+            started(state, name, run, &from, told);
         }
         (Purpose::RunDetail(run), Ok(Answer::Run(detail))) => {
             let mut live = LiveRun::from_detail(detail, now);
@@ -99,8 +100,8 @@ pub(super) fn on_reply(state: &mut State, name: &str, id: RequestId, result: Res
             }
         }
         (Purpose::RunDetail(run), Err(error)) => {
-            state.follows.insert((name.to_owned(), run), Follow::Failed);
             state.notices.tell_error(now, name, &error);
+            state.follows.insert((name.to_owned(), run), Follow::Failed(Box::new(error)));
         }
         (Purpose::Test(remote), result) => {
             let tested = match result {
@@ -153,7 +154,7 @@ fn set_list(state: &mut State, name: &str, kind: ListKind, answer: Answer) {
     }
 }
 
-fn on_saved(state: &mut State, name: &str, id: RequestId, answer: Answer, then_run: bool) {
+fn on_saved(state: &mut State, name: &str, id: RequestId, answer: Answer, then_run: bool, from: &Screen) {
     let mut form = state.form.take_if(|form| form.submitting == Some(id));
     if let Some(at) = state.drafts.iter().position(|draft| draft.submitting == Some(id)) {
         form = Some(state.drafts.remove(at));
@@ -166,22 +167,28 @@ fn on_saved(state: &mut State, name: &str, id: RequestId, answer: Answer, then_r
     match answer {
         Answer::JobCreate(job) | Answer::JobUpdate(job) => {
             stale(state, ListKind::Jobs);
-            state.table_mut(Context::Jobs).select_id(fleet_id(name, &job.id));
+            let in_sight = select_made(state, Context::Jobs, fleet_id(name, &job.id));
             // The list comes a moment later; until then the job is shown as answered.
             if let Some(proxy) = state.proxy_mut(name) {
                 proxy.jobs.put(job.clone(), |other| other.id == job.id);
             }
             if then_run {
                 state.tell(LogLevel::Info, format!("Job {} saved, starting", job.spec.name));
-                send(state, name, Request::JobRun(IdParams { id: job.id }), Purpose::Start, &job.spec.name);
+                let id = send(state, name, Request::JobRun(IdParams { id: job.id }), Purpose::Start, &job.spec.name);
+                // It is the form that asked for it, wherever the person is by now.
+                if let Some(pending) = id.and_then(|id| state.pending.get_mut(&id)) {
+                    pending.from = from.clone();
+                }
             } else {
-                state.tell(LogLevel::Info, format!("Job {} saved; r runs it now", job.spec.name));
+                let next = next_key(state, in_sight, Action::JobRun, "runs it now");
+                state.tell(LogLevel::Info, format!("Job {} saved{next}", job.spec.name));
             }
         }
         Answer::RemoteAdd(remote) => {
             stale(state, ListKind::Remotes);
-            state.table_mut(Context::Remotes).select_id(fleet_id(name, &remote.id));
-            state.tell(LogLevel::Info, format!("Remote {} added; t tests it", remote.name));
+            let in_sight = select_made(state, Context::Remotes, fleet_id(name, &remote.id));
+            let next = next_key(state, in_sight, Action::RemoteTest, "tests it");
+            state.tell(LogLevel::Info, format!("Remote {} added{next}", remote.name));
             if let Some(proxy) = state.proxy_mut(name) {
                 let id = remote.id.clone();
                 proxy.remotes.put(remote, |other| other.id == id);
@@ -206,10 +213,12 @@ fn on_saved(state: &mut State, name: &str, id: RequestId, answer: Answer, then_r
                 _ => (run.label.clone(), None),
             };
             let label = runs::name(Some(run.kind), &target);
-            state.tell(LogLevel::Info, format!("{label}: started; it is in the list when it answers"));
+            let told = format!("{label}: started; it is in the list when it answers");
             let (deployer, id) = (name.to_owned(), run.id.clone());
-            manage::expect(state, Expected { deployer, name: target, run: id, known, gone: false });
-            show_run(state, name, run);
+            // What was typed is needed again if it fails.
+            let form = form.filter(|form| form.kind == FormKind::Deploy).map(Box::new);
+            manage::expect(state, Expected { deployer, name: target, run: id, known, gone: false, form });
+            started(state, name, run, from, told);
         }
         Answer::Configure(status) => {
             state.tell(LogLevel::Info, format!("The settings of {name} are changed"));
@@ -220,11 +229,55 @@ fn on_saved(state: &mut State, name: &str, id: RequestId, answer: Answer, then_r
         }
         Answer::Errand(done) => manage::done(state, name, done),
         Answer::Restore(run) => {
-            state.tell(LogLevel::Info, format!("{} on {name}: started", runs::name(Some(run.kind), &run.label)));
-            show_run(state, name, run);
+            let told = format!("{} on {name}: started", runs::name(Some(run.kind), &run.label));
+            started(state, name, run, from, told);
         }
         _ => {}
     }
+}
+
+/// Tells of a run that has started, and shows it to a person who still waits on the screen where it was asked for. Any
+/// other has the keys on something else by now, which must not change under them.
+fn started(state: &mut State, proxy: &str, run: api::Run, from: &Screen, told: String) {
+    let waits = !state.occupied() && state.screen() == from;
+    let id = fleet_id(proxy, &run.id);
+    if let Some(proxy) = state.proxy_mut(proxy)
+        && let Some(status) = &mut proxy.status
+        && run.outcome.is_none()
+        && !status.running.iter().any(|other| other.id == run.id)
+    {
+        status.running.push(run);
+        proxy.version += 1;
+    }
+    if waits {
+        go(state, Screen::Transfers);
+    }
+    if waits || state.root != Screen::Transfers {
+        let table = state.table_mut(Context::Transfers);
+        table.clear_filter();
+        table.select_id(id);
+    }
+    let key = state.keymap.key(&[Context::Global], Action::GoTransfers).filter(|_| !waits);
+    state.tell(LogLevel::Info, key.map_or_else(|| told.clone(), |key| format!("{told}; {key} shows it")));
+}
+
+/// Selects what was just made in its list, whatever the filter there; not where the person is at work on that very list.
+/// Answers whether it is in sight, so that the next key can be meant for it.
+pub(super) fn select_made(state: &mut State, list: Context, id: String) -> bool {
+    let there = state.screen().context() == list;
+    if there && (state.occupied() || matches!(state.screen(), Screen::Detail(_))) {
+        return false;
+    }
+    let table = state.table_mut(list);
+    table.clear_filter();
+    table.select_id(id);
+    there
+}
+
+/// What can be done next with what was made: only where the key is meant for it.
+fn next_key(state: &State, in_sight: bool, action: Action, does: &str) -> String {
+    let key = state.key_of(action).filter(|_| in_sight);
+    key.map_or_else(String::new, |key| format!("; {key} {does}"))
 }
 
 /// The form whose request this is, open or put away.

@@ -4,12 +4,13 @@ use api::{DeployedState, DestroyParams, DrainParams, ErrorReport, IdParams, LogL
 
 use super::act::{acting, close_form, home, open_form, push, row};
 use super::action::{Action, Context};
+use super::answers::select_made;
 use super::boundary::{refusal, send};
 use super::deployed;
 use super::effect::{Request, RequestId};
 use super::errand::{Done, Errand};
 use super::format::moment;
-use super::forms;
+use super::forms::{self, Form};
 use super::screens::{Screen, fleet_id, licenses, proxies};
 use super::state::{Expected, Purpose, State};
 use super::store::{Examination, ListKind, ListState, Proxy};
@@ -101,13 +102,14 @@ fn judged(state: &State, action: Action, row: Option<usize>) -> Result<bool, Str
             if let Some(known) = deployed::known(state, deployed) {
                 return Err(format!("this console knows {} already", known.name()));
             }
-            ready(deployed)?;
             on(deployer.name())?;
+            ready(deployed)?;
         }
         Action::ProxyReconfigure | Action::ProxyRedeploy | Action::ProxyForget | Action::ProxyDestroy => {
+            // What the deployer said last counts only while it answers.
             let (deployer, deployed) = selected_deployed(state, row)?;
-            ready(deployed)?;
             on(deployer.name())?;
+            ready(deployed)?;
         }
         Action::LicenseBind => {
             let (holder, license) = license(state, row)?;
@@ -232,8 +234,12 @@ fn on_proxy(state: &mut State, action: Action, row: Option<usize>) {
                 }
             }
             let screen = Screen::Doctor { proxy: name };
-            if *state.screen() != screen {
+            if *acting(state.screen()) != screen {
                 push(state, screen);
+            } else if *state.screen() != screen {
+                // The details of what was found before.
+                state.stack.pop();
+                state.scroll = 0;
             }
         }
     }
@@ -252,7 +258,8 @@ fn on_deployed(state: &mut State, action: Action, row: Option<usize>) {
             send(state, &deployer, Request::Forget(IdParams { id }), Purpose::Forget(known), &name);
         }
         _ => {
-            let expected = Expected { deployer: deployer.clone(), name: name.clone(), run: String::new(), known, gone: true };
+            let (by, gone) = (deployer.clone(), name.clone());
+            let expected = Expected { deployer: by, name: gone, known, gone: true, ..Expected::default() };
             let request = Request::Destroy(DestroyParams { id, name: name.clone(), discard_local: false });
             send(state, &deployer, request, Purpose::Destroy(expected), &name);
         }
@@ -313,8 +320,8 @@ pub(super) fn deployed_came(state: &mut State, deployer: &str) {
         .iter()
         .map(|deployed| (deployed.name.clone(), deployed.id.clone(), deployed.run.clone(), deployed.state))
         .collect();
-    let (mut adopted, mut gone) = (Vec::new(), Vec::new());
-    state.expected.retain(|expected| {
+    let (mut adopted, mut gone, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+    state.expected.retain_mut(|expected| {
         if expected.deployer != deployer {
             return true;
         }
@@ -329,6 +336,7 @@ pub(super) fn deployed_came(state: &mut State, deployer: &str) {
             Some(_) => true,
             None => {
                 gone.extend(expected.known.clone().filter(|_| expected.gone));
+                failed.extend(expected.form.take().map(|form| (expected.name.clone(), *form)));
                 false
             }
         }
@@ -338,6 +346,12 @@ pub(super) fn deployed_came(state: &mut State, deployer: &str) {
     }
     for name in gone {
         drop_entry(state, &name);
+    }
+    for (name, form) in failed {
+        let key = state.keymap.key(&[Context::Proxies], Action::ProxyDeploy);
+        let back = key.map_or_else(String::new, |key| format!("; on Proxies, {key} at {} brings it back", form.opened_for));
+        state.drafts.push(Form { submitting: None, review: None, error: None, changed: true, ..form });
+        state.tell(LogLevel::Info, format!("{name} was not deployed; what was typed is kept as a draft{back}"));
     }
 }
 
@@ -363,8 +377,11 @@ pub(super) fn examined(state: &mut State, name: &str, id: RequestId, error: Opti
     if let Some(proxy) = state.proxy_mut(name)
         && let Some(examination) = proxy.examination.as_mut().filter(|examination| examination.id == id)
     {
-        examination.ended = Some((now, error));
+        examination.ended = Some((now, error.clone()));
         proxy.version += 1;
+        if let Some(error) = error {
+            state.notices.tell_error(now, &format!("Doctor of {name}"), &error);
+        }
     }
 }
 
@@ -430,7 +447,7 @@ pub(super) fn done(state: &mut State, name: &str, done: Done) {
         }
         Done::LicenseKept(license) => {
             stale(state, ListKind::Licenses);
-            state.table_mut(Context::Licenses).select_id(fleet_id(name, &license.id));
+            select_made(state, Context::Licenses, fleet_id(name, &license.id));
             state.tell(LogLevel::Info, format!("{name} keeps licence {} of {}", license.id, license.holder));
         }
         Done::LicenseBound(license) => {

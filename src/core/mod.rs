@@ -34,6 +34,8 @@ mod tests;
 #[cfg(test)]
 mod tests_forms;
 #[cfg(test)]
+mod tests_hands;
+#[cfg(test)]
 mod tests_manage;
 
 pub use effect::{Answer, Effect, FleetCommand, Request, RequestId};

@@ -31,18 +31,27 @@ pub struct Notices {
     pub all: VecDeque<Notice>,
     /// Grows with each message.
     pub count: u64,
-    shown: bool,
+    /// The one on the screen.
+    shown: Option<u64>,
+    dismissed: Option<u64>,
 }
 
 impl Notices {
-    /// Tells something.
+    /// Tells something. An error that is on the screen stays there: whoever has not touched a key may not have seen it.
     pub fn tell(&mut self, now: i64, level: LogLevel, text: impl AsRef<str>, more: Vec<String>) {
         if self.all.len() == KEPT {
             self.all.pop_front();
         }
         self.count += 1;
         self.all.push_back(Notice { id: self.count, at: now, level, text: clean(text.as_ref()).into_owned(), more });
-        self.shown = true;
+        if level == LogLevel::Error || self.on_screen().is_none_or(|shown| shown.level != LogLevel::Error) {
+            self.shown = Some(self.count);
+        }
+    }
+
+    fn on_screen(&self) -> Option<&Notice> {
+        let id = self.shown?;
+        self.all.iter().rev().find(|notice| notice.id == id)
     }
 
     /// Tells an error with what to do next and its causes.
@@ -56,22 +65,27 @@ impl Notices {
 
     /// When the message on the screen goes by itself; errors stay until a key.
     pub fn expires(&self) -> Option<i64> {
-        let last = self.all.back().filter(|_| self.shown)?;
-        match last.level {
-            LogLevel::Info => Some(last.at + 3_000),
-            LogLevel::Warning => Some(last.at + 6_000),
+        let shown = self.on_screen()?;
+        match shown.level {
+            LogLevel::Info => Some(shown.at + 3_000),
+            LogLevel::Warning => Some(shown.at + 6_000),
             LogLevel::Error => None,
         }
     }
 
     /// The message on the screen.
     pub fn toast(&self, now: i64) -> Option<&Notice> {
-        let last = self.all.back().filter(|_| self.shown)?;
-        self.expires().is_none_or(|at| now < at).then_some(last)
+        let shown = self.on_screen()?;
+        self.expires().is_none_or(|at| now < at).then_some(shown)
     }
 
     /// Takes the message from the screen; it stays in the history.
     pub fn dismiss(&mut self) {
-        self.shown = false;
+        self.dismissed = self.shown.take();
+    }
+
+    /// The message that the last key took from the screen.
+    pub fn dismissed(&self) -> Option<u64> {
+        self.dismissed
     }
 }

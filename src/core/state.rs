@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use api::{DeploySpec, LogLevel};
+use api::{DeploySpec, ErrorReport, LogLevel};
 use jiff::tz::TimeZone;
 
 use super::action::{Action, Context};
-use super::effect::{Effect, FleetCommand, RequestId};
+use super::effect::{Effect, FleetCommand, Request, RequestId};
 use super::errand::Ask;
 use super::forms::Form;
 use super::input::Field;
+use super::key::Key;
 use super::keymap::Keymap;
 use super::message::ProxyEntry;
 use super::notice::Notices;
@@ -84,7 +85,7 @@ pub enum Purpose {
 }
 
 /// A run on a deployed proxy whose end changes what this console must know: how to reach the proxy.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Expected {
     /// The proxy that deploys.
     pub deployer: String,
@@ -96,6 +97,8 @@ pub struct Expected {
     pub known: Option<String>,
     /// Whether it is to be gone afterwards.
     pub gone: bool,
+    /// The form it was asked for with, which comes back as a draft if the run fails.
+    pub form: Option<Box<Form>>,
 }
 
 /// A request under way.
@@ -107,6 +110,8 @@ pub struct Pending {
     pub purpose: Purpose,
     /// The errand it is, for a person; none for a single call, which goes on at the proxy whoever leaves.
     pub errand: Option<&'static str>,
+    /// The screen on which it was asked for.
+    pub from: Screen,
 }
 
 /// A question before something happens.
@@ -199,7 +204,7 @@ pub struct State {
 }
 
 /// Where following a run stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Follow {
     /// Its tasks are asked for.
     Asked,
@@ -207,8 +212,8 @@ pub enum Follow {
     Watching,
     /// All is known, or not wanted any more for now.
     Known,
-    /// The proxy does not tell.
-    Failed,
+    /// The proxy does not tell, and why.
+    Failed(Box<ErrorReport>),
 }
 
 impl State {
@@ -261,6 +266,24 @@ impl State {
         vec![own, Context::List, Context::Global]
     }
 
+    /// Whether a filter is being typed.
+    pub fn typing_filter(&self) -> bool {
+        !matches!(self.screen(), Screen::Detail(_)) && self.table(self.screen().context()).filtering
+    }
+
+    /// Whether the keys go to something that is open or being typed, rather than to the screen.
+    pub fn occupied(&self) -> bool {
+        self.confirm.is_some() || self.chooser.is_some() || self.form.is_some() || self.typing_filter()
+    }
+
+    /// The key that does an action now; none where no key does.
+    pub fn key_of(&self, action: Action) -> Option<Key> {
+        if self.confirm.is_some() || self.chooser.is_some() || (self.form.is_none() && self.typing_filter()) {
+            return None;
+        }
+        self.keymap.key(&self.contexts(), action)
+    }
+
     /// Asks for the screen to be drawn again.
     pub fn touch(&mut self) {
         self.dirty = Dirty::Yes;
@@ -277,8 +300,14 @@ impl State {
         self.next_request += 1;
         let id = RequestId(self.next_request);
         let ask = ask.into();
-        let errand = if let Ask::Errand(errand) = &ask { Some(errand.name()) } else { None };
-        self.pending.insert(id, Pending { proxy: proxy.to_owned(), purpose, errand });
+        let errand = match &ask {
+            Ask::Errand(errand) => Some(errand.name()),
+            // Its licence is looked for first.
+            Ask::Call(Request::DeployStart(_)) => Some("deploy a proxy"),
+            Ask::Call(_) => None,
+        };
+        let from = self.screen().clone();
+        self.pending.insert(id, Pending { proxy: proxy.to_owned(), purpose, errand, from });
         let proxy = proxy.to_owned();
         self.outbox.push(Effect::Fleet(match ask {
             Ask::Call(request) => FleetCommand::Call { proxy, id, request },

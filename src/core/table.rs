@@ -102,6 +102,10 @@ pub struct Table {
     pub selected: Option<String>,
     /// Rows in all, before the filter.
     pub total: usize,
+    /// Whether the selection stays on its object whatever comes: what is shown of it fills the screen.
+    pinned: bool,
+    /// Whether the object that the selection is pinned to is gone.
+    lost: bool,
     haystacks: Vec<String>,
     haystacks_version: Option<u64>,
     built: Option<Built>,
@@ -110,7 +114,9 @@ pub struct Table {
 impl Table {
     /// Brings order and selection up to date with the rows, whose data is of this version.
     pub fn refresh(&mut self, rows: &dyn Rows, version: u64) {
-        let wanted = (version, self.filter.text().to_owned(), self.sort);
+        // Where the list is not seen, nothing is filtered out of it.
+        let filter = if self.pinned { String::new() } else { self.filter.text().to_owned() };
+        let wanted = (version, filter, self.sort);
         if self.built.as_ref() == Some(&wanted) {
             return;
         }
@@ -167,6 +173,12 @@ impl Table {
         };
         let here = self.order.get(self.cursor).is_some_and(|row| rows.id(*row as usize) == id);
         let found = if here { Some(self.cursor) } else { self.order.iter().position(|row| rows.id(*row as usize) == id) };
+        if self.pinned && found.is_none() {
+            self.cursor = self.cursor.min(self.order.len().saturating_sub(1));
+            self.selected = Some(id);
+            self.lost = true;
+            return;
+        }
         // Gone: the row that took its place is the nearest thing to it.
         let cursor = found.unwrap_or_else(|| self.cursor.min(self.order.len().saturating_sub(1)));
         self.select(rows, cursor);
@@ -174,6 +186,7 @@ impl Table {
 
     /// Selects the row at a position.
     pub fn select(&mut self, rows: &dyn Rows, cursor: usize) {
+        self.lost = false;
         self.cursor = cursor.min(self.order.len().saturating_sub(1));
         self.selected = self.order.get(self.cursor).map(|row| rows.id(*row as usize).into_owned());
     }
@@ -190,9 +203,22 @@ impl Table {
         self.haystacks_version = None;
     }
 
+    /// Keeps the selection on its object from now on, or lets a neighbour take its place again when it goes.
+    pub fn pin(&mut self, pinned: bool) {
+        if self.pinned != pinned {
+            self.pinned = pinned;
+            self.built = None;
+        }
+    }
+
+    /// Whether the object that the selection is pinned to is gone.
+    pub fn lost(&self) -> bool {
+        self.lost
+    }
+
     /// Index into the rows of the selected one.
     pub fn current(&self) -> Option<usize> {
-        self.order.get(self.cursor).map(|row| *row as usize)
+        self.order.get(self.cursor).filter(|_| !self.lost).map(|row| *row as usize)
     }
 
     /// Moves the selection.

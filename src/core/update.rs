@@ -61,15 +61,11 @@ fn on_key(state: &mut State, key: Key) {
         on_chooser_key(state, key);
     } else if state.form.is_some() {
         on_form_key(state, key);
-    } else if typing_filter(state) {
+    } else if state.typing_filter() {
         on_filter_key(state, key);
     } else if let Some(action) = state.keymap.action(&state.contexts(), key) {
         perform(state, action);
     }
-}
-
-fn typing_filter(state: &State) -> bool {
-    !matches!(state.screen(), Screen::Detail(_)) && state.table(state.screen().context()).filtering
 }
 
 fn on_confirm_key(state: &mut State, key: Key) {
@@ -117,8 +113,9 @@ fn on_chooser_key(state: &mut State, key: Key) {
         (Code::Enter, _) => {
             let chosen = choices.get(chooser.cursor).copied();
             state.chooser = None;
-            if let Some(action) = chosen {
-                go_where_it_belongs(state, action);
+            if let Some(action) = chosen
+                && arrived(state, action)
+            {
                 perform(state, action);
             }
         }
@@ -130,12 +127,13 @@ fn on_chooser_key(state: &mut State, key: Key) {
     }
 }
 
-/// An action of another screen, picked from the palette, happens on that screen.
-fn go_where_it_belongs(state: &mut State, action: Action) {
+/// An action of another screen, picked from the palette, happens on that screen: it is gone to. Answers whether the action
+/// is to be done now; it is not where it would act on a row that nobody has looked at.
+fn arrived(state: &mut State, action: Action) -> bool {
     let contexts = action.info().contexts;
     let here = state.screen().context();
     if contexts.iter().any(|context| *context == here || matches!(context, Context::Global | Context::List)) {
-        return;
+        return true;
     }
     let go = match contexts.first() {
         Some(Context::Proxies) => Action::GoProxies,
@@ -145,10 +143,25 @@ fn go_where_it_belongs(state: &mut State, action: Action) {
         Some(Context::Backups | Context::Points) => Action::GoBackups,
         Some(Context::Runs) => Action::GoRuns,
         Some(Context::Licenses) => Action::GoLicenses,
-        _ => return,
+        _ => return true,
     };
     perform(state, go);
     settle(state);
+    // A form says what it is for before anything is sent.
+    if matches!(action, Action::JobNew | Action::RemoteNew | Action::ProxyDeploy | Action::LicenseImport) {
+        return true;
+    }
+    let title = action.info().title;
+    let now = state.screen().context();
+    let (select, context) = if contexts.contains(&now) {
+        ("select what it is for", now)
+    } else {
+        ("open what it is for, select it there", contexts[0])
+    };
+    let key = state.keymap.key(&[context, Context::List, Context::Global], action);
+    let then = key.map_or_else(|| "choose it again".to_owned(), |key| format!("press {key}"));
+    state.tell(LogLevel::Info, format!("{title}: {select}, then {then}"));
+    false
 }
 
 fn on_form_key(state: &mut State, key: Key) {
@@ -207,7 +220,7 @@ fn on_paste(state: &mut State, text: &str) {
         if form.submitting.is_none() && form.review.is_none() {
             form.paste(text);
         }
-    } else if typing_filter(state) {
+    } else if state.typing_filter() {
         let context = state.screen().context();
         state.table_mut(context).filter.paste(text);
     }
@@ -252,15 +265,20 @@ fn on_fleet(state: &mut State, event: FleetEvent) {
                 state.notices.tell_error(now, &name, &error);
                 state.touch();
             }
-            if let Some((level, text)) = told {
-                state.tell(level, text);
+            match told {
+                Some((_, words, Some(error))) => {
+                    state.notices.tell_error(now, &words, &error);
+                    state.touch();
+                }
+                Some((level, words, None)) => state.tell(level, words),
+                None => {}
             }
         }
         FleetEventKind::Reply { id, result } => on_reply(state, &name, id, result),
         FleetEventKind::Check { id, check } => manage::checked(state, &name, id, *check),
         FleetEventKind::Run { run, event } => on_run_event(state, &name, run, event),
         FleetEventKind::RunWatchEnded { run, error } => {
-            let follow = if error.is_some() { Follow::Failed } else { Follow::Known };
+            let follow = error.clone().map_or(Follow::Known, |error| Follow::Failed(Box::new(error)));
             state.follows.insert((name.clone(), run), follow);
             if let Some(proxy) = state.proxy_mut(&name) {
                 proxy.version += 1;
@@ -366,12 +384,14 @@ fn settle(state: &mut State) {
         other => other.clone(),
     };
     let context = screen.context();
+    let pinned = *state.screen() != screen;
     let mut table = state.tables.remove(&context).unwrap_or_else(|| {
         let mut table = super::table::Table::default();
         table.sort = (screen == Screen::Runs).then_some((runs::STARTED, true));
         table
     });
     if let Some(rows) = screens::rows(state, &screen) {
+        table.pin(pinned);
         table.refresh(&*rows, screens::version(state, &screen));
     }
     state.tables.insert(context, table);

@@ -243,6 +243,30 @@ fn kept_proxies() {
 }
 
 #[test]
+fn where_the_rest_of_a_message_is_read_is_said_only_where_a_key_goes_there() {
+    let error = api::ErrorReport::new("FULL", "the remote is full ".repeat(12)).with_next("free space");
+    for (columns, rows) in SIZES {
+        for (keys, said) in [("3", true), ("3 n", false), ("3 /", false), ("3 D", false), ("1 n x ctrl-s", false), ("3 ?", false)]
+        {
+            let mut state = fixture::many();
+            press(&mut state, keys);
+            state.notices.tell_error(NOW, "nightly", &error);
+            let shown = text(&frame(&mut state, columns, rows, painter(Depth::None, true)));
+            // A question or a list of actions may lie over it.
+            assert!(!said || shown.contains("the remote is full"), "{keys}: {shown}");
+            assert_eq!(shown.contains("  7: more"), said, "{keys}: {shown}");
+        }
+    }
+    // With the keys as they are bound, and for every message that does not fit.
+    let mut state = fixture::many();
+    state.keymap = crate::core::keymap::Keymap::load(Some(("keys.toml", "[global]\n\"go.messages\" = \"f7\"\n"))).0;
+    state.tell(api::LogLevel::Warning, "short");
+    assert!(!text(&frame(&mut state, 80, 24, painter(Depth::None, true))).contains(": more"));
+    state.tell(api::LogLevel::Warning, "long ".repeat(30));
+    assert!(text(&frame(&mut state, 80, 24, painter(Depth::None, true))).contains("f7: more"));
+}
+
+#[test]
 fn too_small_says_what_is_needed() {
     let mut state = fixture::many();
     let shown = text(&frame(&mut state, 30, 5, painter(Depth::None, true)));

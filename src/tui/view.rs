@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
-use ratatui::style::Style;
 
 use super::layout::{Areas, MINIMUM, Wants, areas};
 use super::paint::Painter;
@@ -254,11 +253,14 @@ impl View {
         for x in area.left()..area.right() {
             buffer[(x, area.y)].reset();
         }
-        let mut line = Line::new().with(Span::Glyph(glyph, role)).and(role, format!(" {}", notice.text));
-        if notice.level == api::LogLevel::Error {
-            line = line.and(Role::Hint, "  M: more");
+        let line = Line::new().with(Span::Glyph(glyph, role)).and(role, format!(" {}", notice.text));
+        // Room is kept for where the rest is to be read, and it is said only while a key goes there.
+        let more = !notice.more.is_empty() || self.painter.width(&line) > usize::from(area.width);
+        let hint = state.key_of(Action::GoMessages).filter(|_| more).map(|key| format!("  {key}: more"));
+        let kept = hint.as_deref().map_or(0, width) as u16;
+        let used = self.painter.line(buffer, area.x, area.y, area.width.saturating_sub(kept), &line, None);
+        if let Some(hint) = hint {
+            self.painter.line(buffer, area.x + used, area.y, kept, &Line::of(Role::Hint, hint), None);
         }
-        let over: Option<Style> = None;
-        self.painter.line(buffer, area.x, area.y, area.width, &line, over);
     }
 }

@@ -102,6 +102,14 @@ fn fill(form: &mut Form, spec: &JobSpec) {
 
 pub(super) fn sync(form: &mut Form, state: &State) {
     let editing = matches!(form.kind, FormKind::Job(Some(_)));
+    let now = state.proxy(form.proxy()).map_or(&[][..], |proxy| &proxy.jobs.items);
+    if let FormKind::Job(Some(before)) = &mut form.kind
+        && let Some(now) = now.iter().find(|job| job.id == before.id)
+        && **before != *now
+    {
+        // What the form does not ask for is kept as it is now, not as it was when the form was opened.
+        **before = now.clone();
+    }
     if editing {
         let only = form.proxy().to_owned();
         form.set_options("proxy", super::proxies(state).into_iter().filter(|option| option.id == only).collect(), false);

@@ -29,6 +29,8 @@ use super::state::State;
 pub struct Form {
     /// What it makes.
     pub kind: FormKind,
+    /// The proxy it was opened for, whichever it says by now: a draft comes back there and nowhere else.
+    pub opened_for: String,
     /// Its title.
     pub title: String,
     /// Its fields, in order.
@@ -126,6 +128,7 @@ impl Form {
     pub fn new(kind: FormKind, title: impl Into<String>, fields: Vec<FormField>) -> Self {
         Self {
             kind,
+            opened_for: String::new(),
             title: title.into(),
             fields,
             focus: 0,

@@ -97,7 +97,8 @@ impl Rows for GroupRows<'_> {
 
     fn id(&self, row: usize) -> Cow<'_, str> {
         let group = &self.0.groups[row];
-        fleet_id(&group.proxy.to_string(), &group.vm).into()
+        // Not its position: the next one has that when a proxy goes.
+        fleet_id(self.0.proxies.get(group.proxy).map_or("", Proxy::name), &group.vm).into()
     }
 
     fn cell(&self, row: usize, column: usize) -> Line {

@@ -127,11 +127,22 @@ pub fn summary(state: &State, proxy: &str) -> Option<Line> {
     Some(line)
 }
 
-/// The selected thing in full.
-pub fn details(state: &State, proxy: &str, row: usize) -> Vec<Line> {
+/// What to say where no line has come.
+pub fn empty(state: &State, proxy: &str) -> Vec<Line> {
+    let words = match state.proxy(proxy).and_then(|proxy| proxy.examination.as_ref()).map(|examination| &examination.ended) {
+        Some(Some((_, Some(_)))) => "It broke off before its first check.",
+        Some(Some((_, None))) => "It ended before its first check.",
+        Some(None) => "No line has come yet.",
+        None => return Vec::new(),
+    };
+    vec![Line::of(Role::Muted, words)]
+}
+
+/// The selected thing in full, and why the examination broke off if it did.
+pub fn details(state: &State, proxy: &str, row: Option<usize>) -> Vec<Line> {
     let Some(examination) = state.proxy(proxy).and_then(|proxy| proxy.examination.as_ref()) else { return Vec::new() };
     let mut lines = Vec::new();
-    if let Some(check) = examination.checks.get(row) {
+    if let Some(check) = row.and_then(|row| examination.checks.get(row)) {
         lines.extend([
             pair_line("State", verdict(check.verdict)),
             pair("Check", &check.check),
@@ -144,8 +155,10 @@ pub fn details(state: &State, proxy: &str, row: usize) -> Vec<Line> {
         lines.push(pair("Took", took(check)));
     }
     if let Some((_, Some(error))) = &examination.ended {
-        lines.push(Line::new());
-        lines.push(Line::of(Role::Muted, format!("It broke off after {}", count(examination.checks.len(), "check"))));
+        if !examination.checks.is_empty() {
+            lines.push(Line::new());
+            lines.push(Line::of(Role::Muted, format!("It broke off after {}", count(examination.checks.len(), "check"))));
+        }
         lines.extend(error_lines(error));
     }
     lines

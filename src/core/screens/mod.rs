@@ -134,6 +134,7 @@ impl Screen {
             Self::Backups | Self::Points { .. } => Some(ListKind::Points),
             Self::Runs => Some(ListKind::Runs),
             Self::Licenses => Some(ListKind::Licenses),
+            Self::Detail(below) => below.main_list(),
             _ => None,
         }
     }
@@ -177,7 +178,16 @@ pub fn version(state: &State, screen: &Screen) -> u64 {
 
 /// The details of what is selected on a screen.
 pub fn details(state: &State, screen: &Screen) -> Vec<Line> {
-    let Some(row) = state.table(screen.context()).current() else { return Vec::new() };
+    let row = state.table(screen.context()).current();
+    match screen {
+        Screen::Detail(below) if state.table(below.context()).lost() => return gone(below),
+        Screen::Detail(below) => return details(state, below),
+        // As a whole they have something to say before their first row, and without any.
+        Screen::Run { proxy, run } => return run::details(state, proxy, run, row),
+        Screen::Doctor { proxy } => return doctor::details(state, proxy, row),
+        _ => {}
+    }
+    let Some(row) = row else { return Vec::new() };
     match screen {
         Screen::Proxies => proxies::details(state, row),
         Screen::Remotes => remotes::details(state, row),
@@ -186,12 +196,61 @@ pub fn details(state: &State, screen: &Screen) -> Vec<Line> {
         Screen::Backups => backups::group_details(state, row),
         Screen::Points { proxy, vm, .. } => backups::point_details(state, proxy, vm, row),
         Screen::Runs => runs::details(state, row),
-        Screen::Run { proxy, run } => run::details(state, proxy, run, row),
         Screen::Messages => messages::details(state, row),
         Screen::Licenses => licenses::details(state, row),
-        Screen::Doctor { proxy } => doctor::details(state, proxy, row),
-        Screen::Detail(below) => details(state, below),
+        Screen::Run { .. } | Screen::Doctor { .. } | Screen::Detail(_) => Vec::new(),
     }
+}
+
+/// What to say where the object of a page of details is gone.
+fn gone(screen: &Screen) -> Vec<Line> {
+    let what = match screen {
+        Screen::Proxies => "proxy",
+        Screen::Remotes => "remote",
+        Screen::Jobs => "job",
+        Screen::Transfers | Screen::Runs => "run",
+        Screen::Backups => "VM",
+        Screen::Points { .. } => "restore point",
+        Screen::Run { .. } => "task",
+        Screen::Messages => "message",
+        Screen::Licenses => "licence",
+        Screen::Doctor { .. } => "check",
+        Screen::Detail(below) => return gone(below),
+    };
+    vec![
+        Line::state(Glyph::Warn, Role::Warn, format!("The {what} that was shown here is gone.")),
+        Line::of(Role::Hint, "Esc goes back to the list."),
+    ]
+}
+
+/// The proxy that what a page of details shows was heard from.
+fn source<'a>(state: &'a State, screen: &Screen) -> Option<&'a Proxy> {
+    let row = state.table(screen.context()).current();
+    match screen {
+        Screen::Points { proxy, .. } | Screen::Run { proxy, .. } | Screen::Doctor { proxy } => state.proxy(proxy),
+        Screen::Remotes => remotes::at(state, row?).map(|found| found.0),
+        Screen::Jobs => jobs::at(state, row?).map(|found| found.0),
+        Screen::Licenses => licenses::at(state, row?).map(|found| found.0),
+        Screen::Proxies => match proxies::at(state, row?)? {
+            proxies::Found::Stranger(deployer, _) => Some(deployer),
+            // Its page says it itself.
+            proxies::Found::Known(_) => None,
+        },
+        _ => None,
+    }
+}
+
+/// That what is shown was heard from a proxy that is away now, and when; none while it is live.
+fn aged(state: &State, proxy: &Proxy) -> Option<Line> {
+    let absent = absence(state, proxy)?;
+    let words = match proxy.seen {
+        Some(seen) => {
+            let seen = super::format::clock(seen, state.now, &state.settings.zone);
+            format!("{absent}; what is shown is as of {seen}")
+        }
+        None => absent,
+    };
+    Some(Line::state(Glyph::Warn, Role::Warn, words))
 }
 
 /// A line above the table that says the most important thing in words.
@@ -200,6 +259,7 @@ pub fn summary(state: &State, screen: &Screen) -> Option<Line> {
         Screen::Transfers => Some(transfers::summary(state)),
         Screen::Run { proxy, run } => run::summary(state, proxy, run),
         Screen::Doctor { proxy } => doctor::summary(state, proxy),
+        Screen::Detail(below) => source(state, below).and_then(|proxy| aged(state, proxy)),
         Screen::Licenses => match (licenses::summary(state), freshness(state, screen)) {
             (Some(mut line), Some(old)) => {
                 line = line.and(Role::Muted, "; ");
@@ -271,6 +331,11 @@ pub fn empty(state: &State, screen: &Screen) -> Vec<Line> {
     if table.total > 0 {
         return vec![Line::text("Nothing matches the filter."), Line::of(Role::Hint, "Esc clears it.")];
     }
+    match screen {
+        Screen::Run { proxy, run } => return run::empty(state, proxy, run),
+        Screen::Doctor { proxy } => return doctor::empty(state, proxy),
+        _ => {}
+    }
     let connecting = state.proxies.iter().any(|proxy| proxy.connection == Connection::Connecting);
     let loading = screen.main_list().is_some_and(|kind| {
         state.proxies.iter().any(|proxy| proxy.live() && matches!(proxy.list_state(kind), ListState::Loading | ListState::Stale))
@@ -293,11 +358,9 @@ pub fn empty(state: &State, screen: &Screen) -> Vec<Line> {
             vec![Line::text("No restore point yet."), Line::of(Role::Hint, "3 shows the jobs; r there starts one.")]
         }
         Screen::Runs => vec![Line::text("Nothing has run yet.")],
-        Screen::Run { .. } => vec![Line::of(Role::Muted, "No task yet.")],
         Screen::Messages => vec![Line::text("Nothing was told yet.")],
         Screen::Licenses => licenses::empty(state),
-        Screen::Doctor { .. } => vec![Line::of(Role::Muted, "No line has come yet.")],
-        Screen::Proxies | Screen::Detail(_) => Vec::new(),
+        Screen::Proxies | Screen::Run { .. } | Screen::Doctor { .. } | Screen::Detail(_) => Vec::new(),
     }
 }
 

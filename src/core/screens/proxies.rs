@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use api::{AddressSpec, Deployed, DeployedState, LogLevel, ProxyStatus, UpgradePhase, UpgradeState};
+use api::{AddressSpec, Deployed, DeployedState, ErrorReport, LogLevel, ProxyStatus, UpgradePhase, UpgradeState};
 
-use super::{connection, error_lines, fleet_id, runs};
+use super::{absence, aged, connection, error_lines, fleet_id, runs};
 use crate::core::deployed;
 use crate::core::format::{clock, count, moment, span};
 use crate::core::message::Connection;
@@ -99,8 +99,8 @@ fn phase(upgrade: &UpgradeState) -> (Glyph, Role, String) {
     }
 }
 
-/// What to tell when an upgrade has come to its end between two states.
-pub fn upgraded(proxy: &Proxy, now: &ProxyStatus, since: i64) -> Option<(LogLevel, String)> {
+/// What to tell when an upgrade has come to its end between two states, and why it did not work.
+pub fn upgraded(proxy: &Proxy, now: &ProxyStatus, since: i64) -> Option<(LogLevel, String, Option<ErrorReport>)> {
     let before = proxy.status.as_ref().and_then(|status| status.upgrade.as_ref());
     let upgrade = now.upgrade.as_ref().filter(|upgrade| !under_way(upgrade.phase) && upgrade.since >= since)?;
     if upgrade.phase == UpgradePhase::Unknown {
@@ -110,9 +110,8 @@ pub fn upgraded(proxy: &Proxy, now: &ProxyStatus, since: i64) -> Option<(LogLeve
         return None;
     }
     let (_, _, words) = phase(upgrade);
-    let why = upgrade.error.as_ref().map(|error| format!("; {}", error.message)).unwrap_or_default();
     let level = if upgrade.phase == UpgradePhase::Done { LogLevel::Info } else { LogLevel::Error };
-    Some((level, format!("Upgrade of {} {words}{why}", proxy.name())))
+    Some((level, format!("Upgrade of {} {words}", proxy.name()), upgrade.error.clone()))
 }
 
 /// The numbers a version begins with.
@@ -150,7 +149,9 @@ fn state_of(state: &State, found: &Found<'_>) -> Line {
             changing(deployed).unwrap_or_else(|| Line::state(Glyph::Waiting, Role::Warn, "not added"))
         }
         Found::Known(proxy) => {
-            if let Some(line) = deployed::of(state, proxy).and_then(|(_, deployed)| changing(deployed)) {
+            // What its deployer said before it went away is no longer so for ever.
+            let told = deployed::of(state, proxy).filter(|(deployer, _)| deployer.live());
+            if let Some(line) = told.and_then(|(_, deployed)| changing(deployed)) {
                 return line;
             }
             let Some(status) = proxy.status.as_ref().filter(|_| proxy.live()) else { return connection(proxy) };
@@ -170,6 +171,9 @@ fn trouble(state: &State, found: &Found<'_>) -> Line {
     let proxy = match found {
         Found::Known(proxy) => proxy,
         Found::Stranger(deployer, deployed) => {
+            if let Some(absent) = absence(state, deployer) {
+                return Line::of(Role::Warn, absent);
+            }
             let words = match deployed.state {
                 DeployedState::Ready => format!("p adds it ({})", deployer.name()),
                 _ => format!("by {}; 4 shows how far it is", deployer.name()),
@@ -244,7 +248,11 @@ impl Rows for ProxyRows<'_> {
     }
 
     fn stale(&self, row: usize) -> bool {
-        matches!(self.at(row), Some(Found::Known(proxy)) if !proxy.live())
+        match self.at(row) {
+            Some(Found::Known(proxy)) => !proxy.live(),
+            Some(Found::Stranger(deployer, _)) => !deployer.live(),
+            None => false,
+        }
     }
 }
 
@@ -255,7 +263,7 @@ pub fn details(state: &State, row: usize) -> Vec<Line> {
         Some(found @ Found::Stranger(deployer, deployed)) => {
             let mut lines = vec![pair_line("State", state_of(state, &found))];
             lines.extend(deployed_details(state, deployer, deployed));
-            if deployed.state == DeployedState::Ready {
+            if deployed.state == DeployedState::Ready && deployer.live() {
                 lines.push(Line::of(Role::Hint, "p adds it to this console"));
             }
             lines
@@ -283,6 +291,7 @@ fn known_details(state: &State, proxy: &Proxy) -> Vec<Line> {
     }
     if let Some((deployer, deployed)) = deployed::of(state, proxy) {
         lines.push(Line::new());
+        lines.extend(aged(state, deployer));
         lines.extend(deployed_details(state, deployer, deployed));
     }
     if !proxy.pools.items.is_empty() {
@@ -424,7 +433,7 @@ mod tests {
         let status = |phase| ProxyStatus { upgrade: Some(Box::new(upgrade(phase))), ..ProxyStatus::default() };
         let mut proxy = Proxy { status: Some(status(UpgradePhase::Swapping)), ..Proxy::default() };
         let done = status(UpgradePhase::RolledBack);
-        let (level, text) = upgraded(&proxy, &done, 10).unwrap();
+        let (level, text, _) = upgraded(&proxy, &done, 10).unwrap();
         assert!(level == LogLevel::Error && text.contains("1 runs again"), "{text}");
         assert_eq!(upgraded(&proxy, &done, 60), None, "of before this console began");
         proxy.status = Some(done.clone());

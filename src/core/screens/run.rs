@@ -6,10 +6,11 @@ use api::LogLevel;
 
 use super::transfers::{bar, kind, moved, phase, speed_line, task_details};
 use super::{absence, error_lines, outcome};
+use crate::core::action::{Action, Context};
 use crate::core::format::{clock, count, date_time, span};
 use crate::core::live::{LiveRun, LiveTask};
 use crate::core::rich::{Glyph, Line, Role, Span, pair, pair_line};
-use crate::core::state::State;
+use crate::core::state::{Follow, State};
 use crate::core::store::Proxy;
 use crate::core::table::{Column, Rows, SortKey};
 
@@ -146,13 +147,38 @@ pub fn overview(state: &State, proxy: &Proxy, id: &str, live: &LiveRun) -> Vec<L
     lines
 }
 
+/// Why the proxy, which answers otherwise, does not tell of this run; none where it does.
+fn untold(state: &State, proxy: &Proxy, run: &str) -> Option<Line> {
+    let Some(Follow::Failed(error)) = state.follows.get(&(proxy.name().to_owned(), run.to_owned())) else { return None };
+    let again = state.keymap.key(&[Context::Run, Context::Global], Action::Refresh);
+    let again = again.map_or_else(String::new, |key| format!("; {key} asks again"));
+    proxy.live().then(|| Line::state(Glyph::Error, Role::Error, format!("{}{again}", error.message)))
+}
+
+/// What to say where it has no task.
+pub fn empty(state: &State, proxy: &str, run: &str) -> Vec<Line> {
+    let live = state.proxy(proxy).and_then(|proxy| proxy.live.get(run)).filter(|live| live.cursor > 0);
+    let words = match live {
+        Some(live) if live.ended_at.is_some() => "It ended before its first task.",
+        Some(_) => "No task yet.",
+        // The line above says why.
+        None => return Vec::new(),
+    };
+    vec![Line::of(Role::Muted, words)]
+}
+
 /// The line above the tree.
 pub fn summary(state: &State, proxy: &str, run: &str) -> Option<Line> {
     let found = state.proxy(proxy)?;
     let absent = absence(state, found);
+    let untold = untold(state, found, run);
     let Some(live) = found.live.get(run) else {
-        return Some(Line::of(Role::Muted, absent.unwrap_or_else(|| "Loading".into())));
+        let waits = || Line::of(Role::Muted, absent.unwrap_or_else(|| "Loading".into()));
+        return Some(untold.unwrap_or_else(waits));
     };
+    if let Some(untold) = untold.filter(|_| live.ended_at.is_none()) {
+        return Some(untold);
+    }
     if let Some(absent) = absent.filter(|_| live.ended_at.is_none()) {
         let known = format!("{absent}; last known: running, {} moved", api::format_bytes(live.totals().done));
         return Some(Line::state(Glyph::Warn, Role::Warn, known));
@@ -178,13 +204,18 @@ pub fn summary(state: &State, proxy: &str, run: &str) -> Option<Line> {
     Some(line)
 }
 
-/// The selected task, then the run and its log.
-pub fn details(state: &State, proxy: &str, run: &str, row: usize) -> Vec<Line> {
+/// The selected task, then the run and its log; where nothing is known of it, why.
+pub fn details(state: &State, proxy: &str, run: &str, row: Option<usize>) -> Vec<Line> {
     let Some(found) = state.proxy(proxy) else { return Vec::new() };
-    let Some(live) = found.live.get(run) else { return Vec::new() };
+    let Some(live) = found.live.get(run) else {
+        return match state.follows.get(&(proxy.to_owned(), run.to_owned())) {
+            Some(Follow::Failed(error)) => error_lines(error),
+            _ => Vec::new(),
+        };
+    };
     let rows = TaskRows::new(state, proxy, run);
     let mut lines = Vec::new();
-    if let Some((_, task, index, _)) = rows.at(row) {
+    if let Some((_, task, index, _)) = row.and_then(|row| rows.at(row)) {
         lines = task_details(live, index, rows.now);
         let own: Vec<Line> =
             live.log.iter().rev().filter(|line| line.task == Some(task.task.id)).map(|line| log_line(state, line)).collect();

@@ -48,7 +48,7 @@ pub struct TransferRows<'a> {
 }
 
 fn given_up(state: &State, proxy: &Proxy, run: &str) -> bool {
-    state.follows.get(&(proxy.name().to_owned(), run.to_owned())) == Some(&Follow::Failed)
+    matches!(state.follows.get(&(proxy.name().to_owned(), run.to_owned())), Some(Follow::Failed(_)))
 }
 
 /// Whether a task is worth a line while its run goes on.
