@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 
 use super::action::{Action, Context};
 use super::effect::{Effect, FleetCommand, RequestId};
-use super::errand::Ask;
+use super::errand::{Ask, Bringing, Errand};
 use super::forms::Form;
 use super::input::Field;
 use super::keymap::Keymap;
@@ -107,6 +107,8 @@ pub struct Pending {
     pub purpose: Purpose,
     /// The errand it is, for a person; none for a single call, which goes on at the proxy whoever leaves.
     pub errand: Option<&'static str>,
+    /// Of an upgrade: how far its bundle is.
+    pub bringing: Option<Bringing>,
 }
 
 /// A question before something happens.
@@ -136,6 +138,8 @@ pub enum Then {
     Send(String, Ask, Purpose),
     /// Leave the console.
     Quit,
+    /// Empty the open form.
+    StartOver,
 }
 
 /// A list of actions to pick from: help, or the palette.
@@ -236,6 +240,11 @@ impl State {
         self.proxies.iter_mut().find(|proxy| proxy.name() == name)
     }
 
+    /// How far a bundle is on its way to a proxy, if one is.
+    pub fn bringing(&self, proxy: &str) -> Option<Bringing> {
+        self.pending.values().filter(|pending| pending.proxy == proxy).find_map(|pending| pending.bringing)
+    }
+
     /// The innermost screen.
     pub fn screen(&self) -> &Screen {
         self.stack.last().unwrap_or(&self.root)
@@ -278,7 +287,9 @@ impl State {
         let id = RequestId(self.next_request);
         let ask = ask.into();
         let errand = if let Ask::Errand(errand) = &ask { Some(errand.name()) } else { None };
-        self.pending.insert(id, Pending { proxy: proxy.to_owned(), purpose, errand });
+        let brings = matches!(ask, Ask::Errand(Errand::Upgrade { .. }));
+        let bringing = brings.then_some(Bringing::Fetching { done: 0, of: None });
+        self.pending.insert(id, Pending { proxy: proxy.to_owned(), purpose, errand, bringing });
         let proxy = proxy.to_owned();
         self.outbox.push(Effect::Fleet(match ask {
             Ask::Call(request) => FleetCommand::Call { proxy, id, request },
@@ -317,12 +328,13 @@ impl State {
     pub fn choices(&self) -> Vec<Action> {
         let Some(chooser) = &self.chooser else { return Vec::new() };
         let mut query = super::fuzzy::Query::new(chooser.input.text());
-        let contexts = [self.screen().context(), Context::List, Context::Global];
+        let contexts = self.contexts();
+        let typing = self.form.is_some();
         let browsing = chooser.palette && chooser.input.text().is_empty();
         let mut found: Vec<(u32, bool, usize, Action)> = super::action::ACTIONS
             .iter()
             .enumerate()
-            .filter(|(_, info)| !info.contexts.iter().all(|context| matches!(context, Context::Form | Context::Review)))
+            .filter(|(_, info)| typing || !info.contexts.iter().all(|context| matches!(context, Context::Form | Context::Review)))
             .filter(|(_, info)| chooser.palette || info.contexts.iter().any(|context| contexts.contains(context)))
             .filter_map(|(at, info)| {
                 let score = query.score(&format!("{} {} {}", info.id, info.title, info.doc))?;
