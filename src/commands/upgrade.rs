@@ -60,7 +60,7 @@ fn wait(text: &str) -> Result<u64, String> {
 pub async fn run(common: &Common, arguments: UpgradeArgs) -> Result<(), Failure> {
     let context = Context::new(common)?;
     let sites = sites(&context, &arguments)?;
-    let bundle = bundle::fetch(&arguments.bundle).await?;
+    let bundle = bundle::fetch(&arguments.bundle, &|_| ()).await?;
     let wait = arguments.wait.unwrap_or(WAIT);
     let params = UpgradeParams { bundle: bundle.sha256.clone(), wait_seconds: Some(wait), downgrade: arguments.downgrade };
     for (index, site) in sites.iter().enumerate() {
@@ -131,7 +131,7 @@ async fn one(context: &Context, site: &Site, bundle: &Bundle, params: &UpgradePa
 
 /// Begins. A proxy with nothing to wait for may be gone before its answer is here: then it is asked what goes on.
 async fn begin(site: &Site, bundle: &Bundle, params: &UpgradeParams, before: &ProxyStatus) -> Result<UpgradeState, Failure> {
-    let error = match bundle::begin(site.client(), bundle, params).await {
+    let error = match bundle::begin(site.client(), bundle, params, |_| ()).await {
         Ok(state) => return Ok(state),
         Err(error @ CallError::Cut { .. }) => error,
         Err(error) => return Err(site.client().explain(error).await.into()),

@@ -9,6 +9,7 @@ use super::errand::Ask;
 use super::forms::{self, Form, FormKind};
 use super::input::Field;
 use super::manage;
+use super::room;
 use super::screens::{self, Screen, TABS, backups, jobs, licenses, proxies, remotes, runs, transfers};
 use super::state::{Chooser, Confirm, Follow, Purpose, State, Then};
 use super::store::{ListKind, ListState, Proxy, Tested};
@@ -243,7 +244,7 @@ pub fn perform(state: &mut State, action: Action) {
         Action::FormSaveRun => save(state, true),
         Action::FormNext => move_field(state, true),
         Action::FormPrevious => move_field(state, false),
-        Action::FormReset => reset_form(state),
+        Action::FormReset => start_over(state),
         Action::FormClose => close_form(state),
         // Done above.
         _ => {}
@@ -252,7 +253,15 @@ pub fn perform(state: &mut State, action: Action) {
 }
 
 fn page(state: &State) -> isize {
-    (state.size.1 as isize - 6).clamp(1, 200).max(if state.size.1 == 0 { PAGE } else { 1 })
+    let (columns, rows) = state.size;
+    if rows == 0 {
+        return PAGE;
+    }
+    let text = state.form.is_some() || matches!(state.screen(), Screen::Detail(_));
+    // One row stays in sight.
+    let seen =
+        if text { rows.saturating_sub(5) } else { room::list(columns, rows, screens::summary(state, state.screen()).is_some()) };
+    (seen as isize - 1).clamp(1, 200)
 }
 
 fn step(state: &mut State, by: isize) {
@@ -437,7 +446,7 @@ fn on_remote(state: &mut State, action: Action) {
         if send(state, &proxy, Request::RemoteTest(params), Purpose::Test(id.clone()), &name).is_some()
             && let Some(proxy) = state.proxy_mut(&proxy)
         {
-            proxy.tests.insert(id, Tested::Running);
+            proxy.note_test(id, Tested::Running);
         }
     } else {
         let told = Purpose::Tell(format!("Remote {name} forgotten"), Some(ListKind::Remotes));
@@ -510,7 +519,23 @@ pub(super) fn close_form(state: &mut State) {
     }
 }
 
-fn reset_form(state: &mut State) {
+/// Empties the form; asks where that loses something.
+fn start_over(state: &mut State) {
+    if !state.form.as_ref().is_some_and(|form| form.changed) {
+        return reset_form(state);
+    }
+    state.confirm = Some(Confirm {
+        question: "Start over?".into(),
+        detail: vec!["What was typed into this form is lost.".into()],
+        verb: "Start over".into(),
+        expected: None,
+        typed: Field::default(),
+        yes: false,
+        then: Then::StartOver,
+    });
+}
+
+pub(super) fn reset_form(state: &mut State) {
     let Some(form) = state.form.take() else { return };
     // What it was opened for, wherever it was turned to since.
     let proxy = Some(form.opened_for.clone()).filter(|proxy| !proxy.is_empty());

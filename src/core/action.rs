@@ -108,7 +108,7 @@ actions! {
     JobToggle = "job.toggle", "on/off", "Enable or disable the schedule of the selected job", [Jobs], footer, writes;
     JobRemove = "job.remove", "remove", "Remove the selected job; its restore points stay", [Jobs], footer, asks;
     RemoteNew = "remote.new", "new", "Add a remote (backup repository) to a proxy", [Remotes], footer, writes;
-    RemoteTest = "remote.test", "test", "Write 10 MiB to the selected remote, read it back, compare", [Remotes], footer;
+    RemoteTest = "remote.test", "test", "Write 10 MiB to the selected remote, read it back, compare", [Remotes], footer, writes;
     RemoteRemove = "remote.remove", "remove", "Forget the selected remote; its files stay", [Remotes], footer, asks;
     Restore = "backup.restore", "restore", "Restore the selected restore point into a new VM", [Backups Points], footer, writes;
     Verify = "backup.verify", "verify", "Read the selected restore point back and check it", [Backups Points], footer, writes;
@@ -120,7 +120,7 @@ actions! {
     ProxyUpgrade = "proxy.upgrade", "upgrade", "Upgrade the selected proxy to a signed bundle; it goes back by itself if that fails", [Proxies], footer, writes;
     ProxySettings = "proxy.settings", "settings", "Change name, site or HTTP proxy of the selected proxy", [Proxies], footer, writes;
     ProxyReconfigure = "proxy.reconfigure", "address", "Change address, processors or memory of the selected deployed proxy", [Proxies], footer, asks;
-    ProxyRedeploy = "proxy.redeploy", "redeploy", "Make the selected deployed proxy anew; jobs, remotes and identity stay", [Proxies], footer, asks;
+    ProxyRedeploy = "proxy.redeploy", "redeploy", "Put a new VM in the place of the selected deployed proxy; jobs, remotes and identity stay", [Proxies], footer, asks;
     ProxyDrain = "proxy.drain", "drain on/off", "Hold new runs of the selected proxy back, or let them start again", [Proxies], asks;
     TokenRotate = "token.rotate", "new token", "Make a new token for the selected proxy and keep it in the configuration", [Proxies], asks;
     CertificateRenew = "certificate.renew", "new certificate", "Have the selected proxy make a new certificate and pin it", [Proxies], asks;
@@ -157,16 +157,16 @@ actions! {
     GoLicenses = "go.licenses", "Licences", "The licences that the proxies hold, and which proxy runs under which", [Global];
     NextTab = "tab.next", "next tab", "The screen to the right", [Global];
     PreviousTab = "tab.previous", "previous tab", "The screen to the left", [Global];
-    Help = "help", "help", "What can be done here; type to search, Enter does it", [Global], footer;
+    Help = "help", "help", "What can be done here; type to search, Enter does it", [Global Form Review], footer;
     Palette = "palette", "palette", "Every action by its name", [Global];
     Repaint = "repaint", "repaint", "Paint the whole screen again", [Global];
     Suspend = "suspend", "suspend", "Back to the shell; fg returns", [Global];
     Quit = "quit", "quit", "Leave the console; runs go on", [Global], footer;
     FormSave = "form.save", "save", "Check and save", [Form], footer, writes;
     FormSaveRun = "form.save-run", "save and run", "Check, save and start the job now", [Form], footer, writes;
-    FormNext = "form.next", "next field", "To the next field", [Form], footer;
+    FormNext = "form.next", "next", "To the next field", [Form], footer;
     FormPrevious = "form.previous", "previous field", "To the previous field", [Form];
-    FormReset = "form.reset", "start over", "Forget what was typed", [Form], footer;
+    FormReset = "form.reset", "start over", "Forget what was typed; asks first", [Form], footer;
     FormClose = "form.close", "close", "Close; what was typed is kept as a draft", [Form], footer;
     FormQuit = "form.quit", "quit", "Leave the console; asks when something was typed", [Form Review];
     ReviewAccept = "review.accept", "do it", "Do what the page says", [Review], footer, writes;

@@ -105,18 +105,18 @@ pub(super) fn on_reply(state: &mut State, name: &str, id: RequestId, result: Res
         }
         (Purpose::Test(remote), result) => {
             let tested = match result {
-                Ok(Answer::RemoteTest(test)) => Tested::Done(test),
+                Ok(Answer::RemoteTest(test)) => Tested::Done { at: now, test },
                 Ok(_) => return,
-                Err(error) => Tested::Failed(error),
+                Err(error) => Tested::Failed { at: now, error },
             };
             let failed = match &tested {
-                Tested::Done(test) if !test.success => test.error.clone(),
-                Tested::Failed(error) => Some(error.clone()),
+                Tested::Done { test, .. } if !test.success => test.error.clone(),
+                Tested::Failed { error, .. } => Some(error.clone()),
                 _ => None,
             };
             let Some(proxy) = state.proxy_mut(name) else { return };
             let label = proxy.remote_name(&remote).to_owned();
-            proxy.tests.insert(remote, tested);
+            proxy.note_test(remote, tested);
             match failed {
                 Some(error) => state.notices.tell_error(now, &format!("Test of {label}"), &error),
                 None => state.tell(LogLevel::Info, format!("{label} is good: what was written came back the same")),
@@ -140,7 +140,7 @@ fn set_list(state: &mut State, name: &str, kind: ListKind, answer: Answer) {
         Answer::Pools(items) => proxy.pools.set(items, now),
         Answer::Vms(items) => proxy.vms.set(items, now),
         Answer::Srs(items) => proxy.srs.set(items, now),
-        Answer::Remotes(items) => proxy.remotes.set(items, now),
+        Answer::Remotes(items) => proxy.take_remotes(items, now),
         Answer::Jobs(items) => proxy.jobs.set(items, now),
         Answer::Runs(items) => proxy.runs.set(items, now),
         Answer::RestorePoints(items) => proxy.points.set(items, now),

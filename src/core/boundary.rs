@@ -20,7 +20,7 @@ pub fn refusal(state: &State, proxy: &str, writes: bool) -> Option<String> {
     match state.proxy(proxy).map(|proxy| &proxy.connection) {
         Some(Connection::Live) => None,
         Some(Connection::Connecting) => Some(format!("{proxy} is not connected yet")),
-        Some(Connection::Retrying { .. }) => Some(format!("{proxy} does not answer; nothing was sent")),
+        Some(Connection::Retrying { .. }) => Some(format!("{proxy} is away; nothing was sent")),
         Some(Connection::Refused { .. }) => Some(format!("{proxy} refuses this console; nothing was sent")),
         None => Some(format!("there is no proxy \"{proxy}\"")),
     }
@@ -60,9 +60,10 @@ fn question(proxy: &str, ask: Ask, purpose: Purpose, name: &str) -> Confirm {
         Ask::Call(request) => about_call(proxy, request, name),
         Ask::Errand(errand) => about_errand(proxy, errand, name),
     };
-    // A name that no keyboard types would lock the person out.
-    let typeable = !name.is_empty() && name.chars().all(|c| c.is_ascii_graphic() || c == ' ');
-    let expected = (ask.danger() == Danger::TypeName).then(|| if typeable { name.to_owned() } else { verb.to_lowercase() });
+    // A name that no keyboard types would lock the person out; blanks at its ends are not seen, and not asked for.
+    let bare = name.trim();
+    let typeable = !bare.is_empty() && bare.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+    let expected = (ask.danger() == Danger::TypeName).then(|| if typeable { bare.to_owned() } else { verb.to_lowercase() });
     Confirm {
         question,
         detail: if detail.is_empty() { Vec::new() } else { vec![detail.to_owned()] },
@@ -91,7 +92,7 @@ fn about_call(proxy: &str, request: &Request, name: &str) -> (String, &'static s
             "Remove",
         ),
         Request::Redeploy(_) => (
-            format!("Make {name} anew?"),
+            format!("Redeploy {name}?"),
             "Its running transfers end first. A new VM takes the place of the present one; jobs, remotes and identity stay, the \
              history of its runs does not.",
             "Redeploy",
@@ -150,6 +151,7 @@ fn about_errand(proxy: &str, errand: &Errand, name: &str) -> (String, &'static s
 pub fn confirmed(state: &mut State, then: Then) {
     match then {
         Then::Quit => state.outbox.push(Effect::Quit),
+        Then::StartOver => super::act::reset_form(state),
         Then::Send(proxy, ask, purpose) => {
             if let Some(reason) = refused(state, &proxy, &ask) {
                 state.tell(LogLevel::Warning, reason);

@@ -105,6 +105,47 @@ impl Errand {
     }
 }
 
+/// Where a bundle is on its way to a proxy; amounts in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bringing {
+    /// It is read or downloaded.
+    Fetching {
+        /// What has come.
+        done: u64,
+        /// How long it is, where that was told.
+        of: Option<u64>,
+    },
+    /// It is handed to the proxy.
+    Sending {
+        /// What has gone.
+        done: u64,
+        /// How long it is.
+        of: u64,
+    },
+}
+
+impl Bringing {
+    /// In a word.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Fetching { .. } => "fetching",
+            Self::Sending { .. } => "sending",
+        }
+    }
+
+    /// In words, with how far it is.
+    pub fn words(&self) -> String {
+        let bytes = api::format_bytes;
+        match *self {
+            Self::Fetching { done: 0, .. } => "fetching the bundle".into(),
+            Self::Fetching { done, of: None } => format!("fetching the bundle, {} so far", bytes(done)),
+            Self::Fetching { done, of: Some(of) } => format!("fetching the bundle, {} of {}", bytes(done), bytes(of)),
+            Self::Sending { done, of } if done < of => format!("sending the bundle, {} of {}", bytes(done), bytes(of)),
+            Self::Sending { .. } => "the bundle is sent, waiting for the proxy".into(),
+        }
+    }
+}
+
 /// What came of an [`Errand`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Done {

@@ -119,12 +119,15 @@ impl Keymap {
 
     /// All keys of an action in these contexts.
     pub fn keys(&self, contexts: &[Context], action: Action) -> Vec<Key> {
-        contexts
-            .iter()
-            .flat_map(|context| self.by_action.get(&(*context, action)).into_iter().flatten())
-            .copied()
-            .filter(|key| self.action(contexts, *key) == Some(action))
-            .collect()
+        let bound = contexts.iter().flat_map(|context| self.by_action.get(&(*context, action)).into_iter().flatten());
+        let mut keys = Vec::new();
+        for key in bound.copied().filter(|key| self.action(contexts, *key) == Some(action)) {
+            // The same key in several contexts is one key.
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        keys
     }
 }
 
@@ -144,6 +147,13 @@ mod tests {
                 info.id
             );
         }
+    }
+
+    #[test]
+    fn a_key_of_several_contexts_is_listed_once() {
+        let (map, _) = Keymap::load(None);
+        let keys = map.keys(Action::RunCancel.info().contexts, Action::RunCancel);
+        assert_eq!(keys, [Key::char('c')]);
     }
 
     #[test]

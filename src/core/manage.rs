@@ -149,7 +149,7 @@ fn judged(state: &State, action: Action, row: Option<usize>) -> Result<bool, Str
 }
 
 /// Whether an examination of a proxy is going on.
-fn examining(proxy: &Proxy) -> bool {
+pub(super) fn examining(proxy: &Proxy) -> bool {
     matches!(proxy.examination, Some(Examination { ended: None, .. }))
 }
 

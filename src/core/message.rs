@@ -3,6 +3,7 @@
 use api::{ErrorReport, Event, ProxyNews};
 
 use super::effect::{Answer, RequestId};
+use super::errand::Bringing;
 use super::key::Key;
 
 /// Something that happened.
@@ -52,6 +53,13 @@ pub enum FleetEventKind {
         id: RequestId,
         /// The thing and how it came out.
         check: Box<api::DoctorCheck>,
+    },
+    /// How far the bundle of an upgrade is, of the errand that has this id.
+    Bundle {
+        /// Id of the errand.
+        id: RequestId,
+        /// How far.
+        bringing: Bringing,
     },
     /// An event of a run that is watched.
     Run {

@@ -22,6 +22,7 @@ mod manage;
 pub mod message;
 pub mod notice;
 pub mod rich;
+pub mod room;
 pub mod screens;
 pub mod state;
 pub mod store;
@@ -37,9 +38,11 @@ mod tests_forms;
 mod tests_hands;
 #[cfg(test)]
 mod tests_manage;
+#[cfg(test)]
+mod tests_screens;
 
 pub use effect::{Answer, Effect, FleetCommand, Request, RequestId};
-pub use errand::{Done, Errand, LicenseSource};
+pub use errand::{Bringing, Done, Errand, LicenseSource};
 pub use key::{Code, Key};
 pub use message::{Connection, FleetEvent, FleetEventKind, Message, ProxyEntry, Refusal};
 pub use state::{Settings, State};

@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 
 use super::action::{Action, Context};
 use super::effect::{Effect, FleetCommand, Request, RequestId};
-use super::errand::Ask;
+use super::errand::{Ask, Bringing, Errand};
 use super::forms::Form;
 use super::input::Field;
 use super::key::Key;
@@ -112,6 +112,8 @@ pub struct Pending {
     pub errand: Option<&'static str>,
     /// The screen on which it was asked for.
     pub from: Screen,
+    /// Of an upgrade: how far its bundle is.
+    pub bringing: Option<Bringing>,
 }
 
 /// A question before something happens.
@@ -141,6 +143,8 @@ pub enum Then {
     Send(String, Ask, Purpose),
     /// Leave the console.
     Quit,
+    /// Empty the open form.
+    StartOver,
 }
 
 /// A list of actions to pick from: help, or the palette.
@@ -241,6 +245,11 @@ impl State {
         self.proxies.iter_mut().find(|proxy| proxy.name() == name)
     }
 
+    /// How far a bundle is on its way to a proxy, if one is.
+    pub fn bringing(&self, proxy: &str) -> Option<Bringing> {
+        self.pending.values().filter(|pending| pending.proxy == proxy).find_map(|pending| pending.bringing)
+    }
+
     /// The innermost screen.
     pub fn screen(&self) -> &Screen {
         self.stack.last().unwrap_or(&self.root)
@@ -306,8 +315,10 @@ impl State {
             Ask::Call(Request::DeployStart(_)) => Some("deploy a proxy"),
             Ask::Call(_) => None,
         };
+        let brings = matches!(ask, Ask::Errand(Errand::Upgrade { .. }));
+        let bringing = brings.then_some(Bringing::Fetching { done: 0, of: None });
         let from = self.screen().clone();
-        self.pending.insert(id, Pending { proxy: proxy.to_owned(), purpose, errand, from });
+        self.pending.insert(id, Pending { proxy: proxy.to_owned(), purpose, errand, from, bringing });
         let proxy = proxy.to_owned();
         self.outbox.push(Effect::Fleet(match ask {
             Ask::Call(request) => FleetCommand::Call { proxy, id, request },
@@ -346,12 +357,13 @@ impl State {
     pub fn choices(&self) -> Vec<Action> {
         let Some(chooser) = &self.chooser else { return Vec::new() };
         let mut query = super::fuzzy::Query::new(chooser.input.text());
-        let contexts = [self.screen().context(), Context::List, Context::Global];
+        let contexts = self.contexts();
+        let typing = self.form.is_some();
         let browsing = chooser.palette && chooser.input.text().is_empty();
         let mut found: Vec<(u32, bool, usize, Action)> = super::action::ACTIONS
             .iter()
             .enumerate()
-            .filter(|(_, info)| !info.contexts.iter().all(|context| matches!(context, Context::Form | Context::Review)))
+            .filter(|(_, info)| typing || !info.contexts.iter().all(|context| matches!(context, Context::Form | Context::Review)))
             .filter(|(_, info)| chooser.palette || info.contexts.iter().any(|context| contexts.contains(context)))
             .filter_map(|(at, info)| {
                 let score = query.score(&format!("{} {} {}", info.id, info.title, info.doc))?;

@@ -180,9 +180,38 @@ pub enum Tested {
     /// Under way.
     Running,
     /// Done.
-    Done(RemoteTest),
+    Done {
+        /// When it ended, milliseconds since the Unix epoch.
+        at: i64,
+        /// How it came out.
+        test: RemoteTest,
+    },
     /// Could not be done.
-    Failed(ErrorReport),
+    Failed {
+        /// When that was known, milliseconds since the Unix epoch.
+        at: i64,
+        /// Why.
+        error: ErrorReport,
+    },
+}
+
+impl Tested {
+    /// Whether it still says something of a remote that was `before` and is `now`: not of one at another place, nor against
+    /// what the proxy has found out since.
+    fn holds(&self, before: &Remote, now: &Remote) -> bool {
+        let good = match self {
+            Self::Running => return true,
+            Self::Done { test, .. } => test.success,
+            Self::Failed { .. } => false,
+        };
+        let moved = (&before.url, before.vhd_directory) != (&now.url, now.vhd_directory);
+        match (moved, before.error.is_some(), now.error.is_some()) {
+            (true, ..) => false,
+            (_, false, true) => !good,
+            (_, true, false) => good,
+            _ => true,
+        }
+    }
 }
 
 impl Proxy {
@@ -270,6 +299,24 @@ impl Proxy {
             self.version += self.live.remove(id).map_or(0, |live| live.cursor) + 1;
         }
         old
+    }
+
+    /// Takes the list of remotes; what tests said before counts only as long as nothing speaks against it.
+    pub fn take_remotes(&mut self, items: Vec<Remote>, now: i64) {
+        self.tests.retain(|id, tested| {
+            let of = |list: &[Remote]| list.iter().position(|remote| remote.id == *id);
+            match (of(&self.remotes.items), of(&items)) {
+                (Some(before), Some(after)) => tested.holds(&self.remotes.items[before], &items[after]),
+                (_, after) => after.is_some(),
+            }
+        });
+        self.remotes.set(items, now);
+    }
+
+    /// Notes where the test of a remote stands.
+    pub fn note_test(&mut self, remote: String, tested: Tested) {
+        self.tests.insert(remote, tested);
+        self.remotes.version += 1;
     }
 
     /// Name of a remote.

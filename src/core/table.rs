@@ -4,6 +4,7 @@
 //! and filter are worked out when data, filter or sort change, not when the screen is drawn.
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 
 use super::fuzzy::Query;
 use super::input::Field;
@@ -153,10 +154,11 @@ impl Table {
 
     fn sort_order(&mut self, rows: &dyn Rows) {
         if let Some((column, descending)) = self.sort {
-            // The index as second key keeps equal rows in their natural order.
-            self.order.sort_by_cached_key(|row| (rows.sort_key(*row as usize, column), *row));
+            // The index as second key keeps equal rows in their natural order, whichever way the others go.
             if descending {
-                self.order.reverse();
+                self.order.sort_by_cached_key(|row| (Reverse(rows.sort_key(*row as usize, column)), *row));
+            } else {
+                self.order.sort_by_cached_key(|row| (rows.sort_key(*row as usize, column), *row));
             }
         }
     }
@@ -195,6 +197,13 @@ impl Table {
     pub fn select_id(&mut self, id: impl Into<String>) {
         self.selected = Some(id.into());
         self.built = None;
+    }
+
+    /// Has a selection that stands at the top stay there, whatever row comes to the top.
+    pub fn stay_on_top(&mut self) {
+        if self.cursor == 0 {
+            self.selected = None;
+        }
     }
 
     /// Has the order worked out again at the next refresh: whole objects went, versions say nothing.

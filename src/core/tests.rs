@@ -32,7 +32,7 @@ pub(super) fn calls(effects: &[Effect]) -> Vec<&Request> {
 #[test]
 fn a_running_incremental_job_is_at_most_twenty_keys_away() {
     let mut state = fixture::live();
-    let keys = ["3", "n", "w", "e", "b", "space", "ctrl-r"];
+    let keys = ["3", "n", "w", "e", "b", "enter", "ctrl-r"];
     let mut sent = Vec::new();
     for key in keys {
         sent = press(&mut state, key);
@@ -165,7 +165,7 @@ fn nothing_is_asked_of_a_proxy_that_is_away_and_its_data_stays() {
     assert_eq!(state.proxies[0].jobs.items.len(), before);
     let effects = press(&mut state, "r R");
     assert!(calls(&effects).iter().all(|request| !request.writes()));
-    assert!(state.notices.all.iter().any(|notice| notice.text.contains("does not answer")), "{:?}", state.notices.all);
+    assert!(state.notices.all.iter().any(|notice| notice.text.contains("is away")), "{:?}", state.notices.all);
     // It comes back: the list on the screen is asked for again, at once.
     let effects = fixture::connection(&mut state, "site-a", Connection::Live);
     assert!(calls(&effects).iter().any(|request| matches!(request, Request::Jobs(_))));
@@ -234,7 +234,7 @@ fn esc_keeps_a_changed_form_as_a_draft_and_quitting_asks() {
     assert!(press(&mut state, "q").is_empty(), "it asks first");
     press(&mut state, "esc n");
     assert_eq!(state.form.as_ref().and_then(|form| form.typed("name")).as_deref(), Some("x"));
-    press(&mut state, "ctrl-n esc");
+    press(&mut state, "ctrl-n y esc");
     assert_eq!(press(&mut state, "q"), [Effect::Quit]);
 }
 

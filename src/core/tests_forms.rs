@@ -40,7 +40,7 @@ fn what_was_reviewed_is_accepted_and_nothing_else() {
     let mut state = reviewed();
     fixture::connection(&mut state, "site-a", fixture::away());
     assert!(calls(&press(&mut state, "y")).is_empty());
-    assert!(told(&state).contains("site-a does not answer; nothing was sent"), "{}", told(&state));
+    assert!(told(&state).contains("site-a is away; nothing was sent"), "{}", told(&state));
     fixture::connection(&mut state, "site-a", Connection::Live);
     // Meanwhile everything else is offered: the page stays what it was.
     let mut offered = kept::options();

@@ -226,7 +226,7 @@ fn a_form_is_for_the_proxy_of_the_selected_row_also_when_it_is_away() {
     go_to(&mut state, "password");
     write(&mut state, "x");
     assert!(calls(&press(&mut state, "ctrl-s")).is_empty());
-    assert!(told(&state).contains("site-a does not answer; nothing was sent"), "{}", told(&state));
+    assert!(told(&state).contains("site-a is away; nothing was sent"), "{}", told(&state));
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn a_draft_comes_back_where_it_was_begun() {
     press(&mut state, "right esc a");
     assert_eq!(value(&state, "proxy"), "site-b");
     assert_eq!(told(&state), "Your draft for site-b is back; ctrl-n starts over");
-    press(&mut state, "ctrl-n");
+    press(&mut state, "ctrl-n y");
     assert_eq!(value(&state, "proxy"), "site-a");
 }
 
@@ -360,7 +360,7 @@ fn what_a_deployer_said_counts_while_it_answers() {
     fixture::connection(&mut state, "site-a", fixture::away());
     assert!(selected(&state, 0).contains("draining"), "its own state: {}", selected(&state, 0));
     for action in [Action::ProxyRedeploy, Action::ProxyReconfigure, Action::ProxyDestroy] {
-        assert!(availability(&state, action).unwrap_err().contains("site-a does not answer"));
+        assert!(availability(&state, action).unwrap_err().contains("site-a is away"));
     }
     assert!(details(&state).contains("site-a away since"), "{}", details(&state));
     let mut state = on_row("valence");
@@ -417,7 +417,7 @@ fn cancelling_from_the_details_of_a_run_names_it() {
     let mut state = fixture::transferring();
     press(&mut state, "enter enter c");
     let asked = state.confirm.as_ref().unwrap().question.clone();
-    assert_eq!(asked, "Cancel the run nightly on site-a?");
+    assert_eq!(asked, "Stop the run nightly on site-a?");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::forms::{Form, FormKind, Keyed, Preview, job};
 use super::key::{Code, Key};
 use super::manage;
 use super::message::{Connection, FleetEvent, FleetEventKind, Message};
-use super::screens::{self, Screen, backups, runs};
+use super::screens::{self, Screen, backups, doctor, runs};
 use super::state::{Dirty, Follow, Pending, Purpose, State, Then};
 use super::store::{LISTS, ListKind, ListState};
 
@@ -275,6 +275,12 @@ fn on_fleet(state: &mut State, event: FleetEvent) {
             }
         }
         FleetEventKind::Reply { id, result } => on_reply(state, &name, id, result),
+        FleetEventKind::Bundle { id, bringing } => {
+            if let Some(pending) = state.pending.get_mut(&id).filter(|pending| pending.proxy == name) {
+                pending.bringing = Some(bringing);
+                state.dirty = state.dirty.max(Dirty::Progress);
+            }
+        }
         FleetEventKind::Check { id, check } => manage::checked(state, &name, id, *check),
         FleetEventKind::Run { run, event } => on_run_event(state, &name, run, event),
         FleetEventKind::RunWatchEnded { run, error } => {
@@ -387,9 +393,19 @@ fn settle(state: &mut State) {
     let pinned = *state.screen() != screen;
     let mut table = state.tables.remove(&context).unwrap_or_else(|| {
         let mut table = super::table::Table::default();
-        table.sort = (screen == Screen::Runs).then_some((runs::STARTED, true));
+        table.sort = match screen {
+            Screen::Runs => Some((runs::STARTED, true)),
+            Screen::Doctor { .. } => Some(doctor::WORST),
+            _ => None,
+        };
         table
     });
+    // Who has not moved yet looks at the worst that has come so far.
+    if let Screen::Doctor { proxy } = state.screen()
+        && state.proxy(proxy).is_some_and(manage::examining)
+    {
+        table.stay_on_top();
+    }
     if let Some(rows) = screens::rows(state, &screen) {
         table.pin(pinned);
         table.refresh(&*rows, screens::version(state, &screen));

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use super::keep::KeepError;
 use super::{Client, Shared, bundle, files, keep, licenses};
 use crate::config::{Config, ConfigError, Proxy};
-use crate::core::{Answer, Done, Errand, FleetEventKind, LicenseSource, ProxyEntry, RequestId};
+use crate::core::{Answer, Done, Errand, FleetEvent, FleetEventKind, LicenseSource, ProxyEntry, RequestId};
 
 /// Largest file taken for a licence, bytes: as much as is searched for one.
 const LICENSE: u64 = 64 << 10;
@@ -53,9 +53,16 @@ async fn run(shared: &Shared, name: &str, id: RequestId, errand: Errand) -> Resu
         Errand::RenewCertificate => renew(shared, name).await?,
         Errand::Upgrade { bundle, wait_seconds } => {
             let client = client(shared, name)?;
-            let bundle = bundle::fetch(&typed(&bundle).display().to_string()).await.map_err(|error| error.report())?;
+            let told = |bringing| shared.tell(name, FleetEventKind::Bundle { id, bringing });
+            let bundle = bundle::fetch(&typed(&bundle).display().to_string(), &told).await.map_err(|error| error.report())?;
             let params = UpgradeParams { bundle: bundle.sha256.clone(), wait_seconds: Some(wait_seconds), downgrade: false };
-            match bundle::begin(&client, &bundle, &params).await {
+            let to = (shared.events.clone(), name.to_owned());
+            let sent = move |bringing| {
+                let kind = FleetEventKind::Bundle { id, bringing };
+                // The console is gone: nobody is left to tell.
+                let _ = to.0.send(FleetEvent { proxy: to.1.clone(), kind });
+            };
+            match bundle::begin(&client, &bundle, &params, sent).await {
                 Ok(state) => Done::Upgrading(Box::new(state)),
                 Err(error) => return Err(client.explain(error).await.report()),
             }

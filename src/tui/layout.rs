@@ -2,10 +2,10 @@
 
 use ratatui::layout::Rect;
 
+use crate::core::room::{self, WIDE};
+
 /// The smallest terminal the console is made for, columns and rows.
 pub const MINIMUM: (u16, u16) = (40, 12);
-/// Columns from which list and details stand side by side.
-const WIDE: u16 = 110;
 
 /// The parts of the screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,10 +29,8 @@ pub struct Areas {
 pub struct Wants {
     /// A line of words above the list.
     pub summary: bool,
-    /// Details beside the list where there is room.
+    /// Details beside the list, or below it, where there is room.
     pub details: bool,
-    /// Details below the list where there is no room beside it.
-    pub details_below: bool,
 }
 
 /// The areas for a size; none when it is below [`MINIMUM`].
@@ -44,12 +42,12 @@ pub fn areas(columns: u16, rows: u16, wants: Wants) -> Option<Areas> {
     let top = 2 + u16::from(wants.summary);
     let mut body = row(top, rows - top - 1);
     let mut details = Rect::ZERO;
+    let below = room::below(columns, rows, body.height);
     if wants.details && columns >= WIDE {
         let list = columns * 3 / 5;
         details = Rect { x: list + 2, width: columns - list - 2, ..body };
         body.width = list;
-    } else if wants.details_below && rows >= 18 {
-        let below = (body.height * 2 / 5).max(6);
+    } else if wants.details && below > 0 {
         details = Rect { y: body.y + body.height - below + 1, height: below - 1, ..body };
         body.height -= below;
     }
@@ -91,7 +89,7 @@ mod tests {
             .join("\n")
     }
 
-    const ALL: Wants = Wants { summary: true, details: true, details_below: true };
+    const ALL: Wants = Wants { summary: true, details: true };
 
     #[test]
     fn sizes_as_drawings() {
@@ -109,8 +107,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parts_never_overlap_and_stay_inside(columns in 0u16..400, rows in 0u16..200, summary: bool, details: bool, details_below: bool) {
-            if let Some(a) = areas(columns, rows, Wants { summary, details, details_below }) {
+        fn parts_never_overlap_and_stay_inside(columns in 0u16..400, rows in 0u16..200, summary: bool, details: bool) {
+            if let Some(a) = areas(columns, rows, Wants { summary, details }) {
                 let parts = [a.tabs, a.crumbs, a.summary, a.body, a.details, a.footer];
                 for (at, part) in parts.iter().enumerate() {
                     prop_assert!(part.right() <= columns && part.bottom() <= rows);
@@ -119,6 +117,9 @@ mod tests {
                     }
                 }
                 prop_assert!(a.body.height >= 5);
+                if details {
+                    prop_assert_eq!(a.body.height - 1, room::list(columns, rows, summary));
+                }
             }
         }
     }

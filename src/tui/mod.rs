@@ -16,6 +16,8 @@ pub mod widgets;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_small;
 
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};

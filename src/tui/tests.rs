@@ -21,11 +21,11 @@ use super::{Performer, picture};
 use crate::core::fixture::{self, NOW};
 use crate::core::{Answer, Code, Connection, FleetCommand, FleetEvent, FleetEventKind, Key, Message, Request, State, update};
 
-fn painter(depth: Depth, ascii: bool) -> Painter {
+pub(super) fn painter(depth: Depth, ascii: bool) -> Painter {
     Painter { theme: Theme::default_for(depth), ascii }
 }
 
-fn frame(state: &mut State, columns: u16, rows: u16, painter: Painter) -> Buffer {
+pub(super) fn frame(state: &mut State, columns: u16, rows: u16, painter: Painter) -> Buffer {
     update(state, NOW, Message::Resize(columns, rows));
     let mut buffer = Buffer::empty(Rect::new(0, 0, columns, rows));
     View::new(painter).draw(state, &mut buffer);
@@ -33,7 +33,7 @@ fn frame(state: &mut State, columns: u16, rows: u16, painter: Painter) -> Buffer
 }
 
 /// The characters of a frame, and which rows are marked as selected.
-fn text(buffer: &Buffer) -> String {
+pub(super) fn text(buffer: &Buffer) -> String {
     let area = buffer.area;
     let mut out = String::new();
     for y in 0..area.height {
@@ -56,7 +56,7 @@ fn text(buffer: &Buffer) -> String {
     out
 }
 
-fn press(state: &mut State, keys: &str) {
+pub(super) fn press(state: &mut State, keys: &str) {
     for key in keys.split_whitespace() {
         let effects = update(state, NOW, Message::Key(key.parse().unwrap()));
         fixture::answer_lists(state, &effects);
@@ -194,7 +194,7 @@ fn the_field_that_is_typed_into_is_in_sight() {
     press(&mut state, "8 i - - - - - B E G I N ctrl-s");
     for (columns, rows) in SIZES {
         let shown = text(&frame(&mut state, columns, rows, painter(Depth::None, true)));
-        assert!(shown.contains("File       -----BEGIN"), "{shown}");
+        assert!(shown.contains("File        -----BEGIN"), "{shown}");
         assert!(shown.contains("That is the licence"), "{shown}");
     }
 }
@@ -237,7 +237,7 @@ fn kept_proxies() {
     matrix("doctor", || fixture::kept::examined(true));
     matrix("doctor-detail", || {
         let mut state = fixture::kept::examined(true);
-        press(&mut state, "j j j enter");
+        press(&mut state, "enter");
         state
     });
 }
@@ -426,7 +426,7 @@ async fn from_the_landing_screen_to_a_running_job() {
         ("idle", "3"),
         ("No job yet", "n"),
         ("evil", "w e b"),
-        ("1 option found", "space"),
+        ("1 option found", "enter"),
         ("web-1", "ctrl-r"),
         ("xvda", "q"),
     ])

@@ -11,9 +11,25 @@ use super::widgets;
 use crate::core::State;
 use crate::core::act::availability;
 use crate::core::action::{ACTIONS, Action, Context};
+use crate::core::forms::{Form, Value};
 use crate::core::rich::{Glyph, Line, Role, Span};
-use crate::core::screens::{self, Screen, TABS, messages};
+use crate::core::screens::{self, OVER, Screen, TABS, messages};
 use crate::core::text::width;
+
+/// A key and what it does.
+type Hint = (String, &'static str);
+
+/// How the field of a form that has the keys is answered where that is not by typing.
+fn choosing(form: &Form) -> Option<(&'static str, &'static str)> {
+    match &form.fields.get(form.focus)?.value {
+        _ if form.submitting.is_some() => None,
+        Value::Choice { options, .. } if options.len() > 1 => Some(("left/right", "choose")),
+        Value::Many { options, .. } if options.is_empty() => None,
+        Value::Many { filter, .. } if filter.is_empty() => Some(("space", "tick")),
+        Value::Many { .. } => Some(("enter", "tick")),
+        Value::Choice { .. } | Value::Text { .. } | Value::Pasted(_) => None,
+    }
+}
 
 /// Draws frames. Remembers only how far each list is scrolled.
 #[derive(Debug, Clone)]
@@ -34,13 +50,9 @@ impl View {
         let screen = state.screen();
         let plain = state.form.is_some() || state.chooser.is_some();
         let summary = if plain { None } else { screens::summary(state, screen) };
-        let list = !plain && !matches!(screen, Screen::Detail(_));
-        let wants = Wants {
-            summary: summary.is_some(),
-            details: list,
-            details_below: list
-                && matches!(screen, Screen::Run { .. } | Screen::Messages | Screen::Transfers | Screen::Doctor { .. }),
-        };
+        // Of nothing there are no details.
+        let listed = !matches!(screen, Screen::Detail(_)) && !state.table(screen.context()).order.is_empty();
+        let wants = Wants { summary: summary.is_some(), details: !plain && listed };
         let Some(areas) = areas(area.width, area.height, wants) else {
             self.too_small(buffer, area);
             return None;
@@ -84,6 +96,11 @@ impl View {
             let style = self.painter.style(if current { Role::OnAccent } else { Role::Text });
             x += self.painter.text(buffer, x, area.y, area.right().saturating_sub(x), &text, style);
         }
+        // Those that lie over a tab are named where there is room.
+        let others: String = OVER.iter().map(|(key, name)| format!(" {key} {name} ")).collect();
+        if x + width(&others) as u16 + status_width < area.right() {
+            x += self.painter.text(buffer, x, area.y, area.right() - x, &others, self.painter.style(Role::Muted));
+        }
         if x + status_width < area.right() {
             self.painter.line(buffer, area.right() - status_width, area.y, status_width, &status, None);
         }
@@ -104,7 +121,7 @@ impl View {
             }
         };
         add(Glyph::Running, Role::Running, running, "running");
-        add(Glyph::Warn, Role::Warn, trouble, "unreachable");
+        add(Glyph::Warn, Role::Warn, trouble, "away");
         if state.settings.read_only {
             line = line.and(Role::Hint, if short { "ro " } else { "read-only " });
         }
@@ -152,7 +169,7 @@ impl View {
         let screen = state.screen();
         let Some(rows) = screens::rows(state, screen) else {
             let lines = screens::details(state, screen);
-            widgets::text::page(&self.painter, buffer, areas.body, &lines, state.scroll);
+            widgets::text::scrolled(&self.painter, buffer, areas.body, &lines, state.scroll);
             return;
         };
         let context = screen.context();
@@ -173,78 +190,82 @@ impl View {
                 self.painter.text(buffer, 0, y, areas.details.width, &rule, self.painter.style(Role::Border));
             }
             let lines = screens::details(state, screen);
-            widgets::text::page(&self.painter, buffer, areas.details, &lines, 0);
+            widgets::text::scrolled(&self.painter, buffer, areas.details, &lines, 0);
         }
     }
 
+    /// The keys to show: those that are cut where room is short, and those that never are.
+    fn hints(&self, state: &State) -> (Vec<Hint>, Vec<Hint>) {
+        let own = |key: &str, title: &'static str| (key.to_owned(), title);
+        if state.confirm.is_some() {
+            return (Vec::new(), Vec::new());
+        }
+        if state.chooser.is_some() {
+            return (vec![own("enter", "do it"), own("esc", "close")], Vec::new());
+        }
+        let detail = matches!(state.screen(), Screen::Detail(_));
+        if state.form.is_none() && !detail && state.table(state.screen().context()).filtering {
+            return (vec![own("enter", "keep the filter"), own("esc", "clear it")], Vec::new());
+        }
+        let contexts = state.contexts();
+        let (mut head, mut tail) = (Vec::new(), Vec::new());
+        let scroll = state.keymap.key(&contexts, Action::Up).zip(state.keymap.key(&contexts, Action::Down));
+        let scroll = scroll.map(|(up, down)| (format!("{up}/{down}"), "scroll"));
+        if detail && state.form.is_none() {
+            head.push(own("esc", "back"));
+            head.extend(scroll.clone());
+        }
+        let shown = ACTIONS.iter().filter(|info| info.footer && info.contexts.iter().any(|context| contexts.contains(context)));
+        for info in shown.filter(|info| availability(state, info.action).is_ok()) {
+            let Some(key) = state.keymap.key(&contexts, info.action) else { continue };
+            let title = match &state.form {
+                Some(form) if info.action == Action::FormSave => form.verb(),
+                // There is no form to go back to while it is on its way.
+                Some(form) if info.action == Action::ReviewBack && form.submitting.is_some() => "close",
+                _ => info.title,
+            };
+            let hint = (key.to_string(), title);
+            match info.action {
+                Action::Open | Action::FormClose | Action::Help | Action::Quit => tail.push(hint),
+                Action::FormNext => {
+                    head.extend(state.form.as_ref().and_then(choosing).map(|(key, title)| own(key, title)));
+                    head.push(hint);
+                }
+                _ => head.push(hint),
+            }
+        }
+        if contexts == [Context::Review] {
+            head.extend(scroll);
+        }
+        // In the table, help stands before what only a form has.
+        tail.sort_by_key(|(_, title)| (*title == "quit", *title == "help"));
+        (head, tail)
+    }
+
     fn footer(&self, state: &State, buffer: &mut Buffer, area: Rect) {
-        let hints: Vec<(String, &str)> = if state.confirm.is_some() {
-            Vec::new()
-        } else if state.chooser.is_some() {
-            vec![("enter".into(), "do it"), ("esc".into(), "close")]
-        } else if state.form.is_none()
-            && state.table(state.screen().context()).filtering
-            && !matches!(state.screen(), Screen::Detail(_))
-        {
-            vec![("enter".into(), "keep the filter"), ("esc".into(), "clear it")]
-        } else {
-            let contexts = state.contexts();
-            let mut hints: Vec<(String, &str)> = Vec::new();
-            if matches!(state.screen(), Screen::Detail(_)) && state.form.is_none() {
-                hints.push(("esc".into(), "back"));
-            }
-            hints.extend(
-                ACTIONS
-                    .iter()
-                    .filter(|info| info.footer && info.contexts.iter().any(|context| contexts.contains(context)))
-                    .filter(|info| availability(state, info.action).is_ok())
-                    .filter_map(|info| {
-                        let title = match &state.form {
-                            Some(form) if info.action == Action::FormSave => form.verb(),
-                            // There is no form to go back to while it is on its way.
-                            Some(form) if info.action == Action::ReviewBack && form.submitting.is_some() => "close",
-                            _ => info.title,
-                        };
-                        Some((state.keymap.key(&contexts, info.action)?.to_string(), title))
-                    }),
-            );
-            if contexts == [Context::Review]
-                && let (Some(up), Some(down)) =
-                    (state.keymap.key(&contexts, Action::Up), state.keymap.key(&contexts, Action::Down))
-            {
-                hints.push((format!("{up}/{down}"), "scroll"));
-            }
-            hints
-        };
+        let (head, tail) = self.hints(state);
+        let needed = |(key, title): &Hint| (width(key) + width(title) + 3) as u16;
+        // Of the last one the blanks behind it need not be there.
+        let kept = tail.iter().map(needed).sum::<u16>().saturating_sub(2);
         let mut x = area.x;
-        // Help and quit stand last in the table but must not be what is cut.
-        let always = if state.form.is_none() && state.chooser.is_none() && state.confirm.is_none() { 18 } else { 0 };
-        let (tail, head): (Vec<_>, Vec<_>) =
-            hints.into_iter().partition(|(_, title)| matches!(*title, "help" | "quit") && always > 0);
-        for (key, title) in &head {
-            let needed = (width(key) + width(title) + 3) as u16;
-            if x + needed + always > area.right() {
+        for hint in &head {
+            if x + needed(hint) + kept > area.right() {
                 break;
             }
-            x = self.hint(buffer, x, area, key, title);
+            x = self.hint(buffer, x, area, &hint.0, hint.1);
         }
         for (key, title) in &tail {
             x = self.hint(buffer, x, area, key, title);
         }
     }
 
+    /// Draws a key and what it does; answers where the next one begins.
     fn hint(&self, buffer: &mut Buffer, x: u16, area: Rect, key: &str, title: &str) -> u16 {
         let mut x = x;
-        x += self.painter.text(buffer, x, area.y, area.right().saturating_sub(x), key, self.painter.style(Role::Hint));
-        x += self.painter.text(
-            buffer,
-            x,
-            area.y,
-            area.right().saturating_sub(x),
-            &format!(" {title}  "),
-            self.painter.style(Role::Muted),
-        );
-        x
+        for (text, role) in [(key.to_owned(), Role::Hint), (format!(" {title}"), Role::Muted)] {
+            x += self.painter.text(buffer, x, area.y, area.right().saturating_sub(x), &text, self.painter.style(role));
+        }
+        x + 2
     }
 
     fn toast(&self, state: &State, buffer: &mut Buffer, area: Rect) {

@@ -87,7 +87,7 @@ methods! {
     /// Opens a remote and remembers it.
     write RemoteAdd = "remote.add" (RemoteAddParams) -> Remote;
     /// Writes, reads back and compares 10 MiB.
-    read RemoteTestRun = "remote.probe" (IdParams) -> RemoteTest;
+    write RemoteTestRun = "remote.probe" (IdParams) -> RemoteTest;
     /// Forgets a remote; refused while a job uses it. Its files stay.
     write RemoteRemove = "remote.remove" (IdParams) -> bool;
     /// The jobs.

@@ -1,4 +1,4 @@
-//! The forms that change a deployed proxy: made anew, or at another address or with other resources.
+//! The forms that change a deployed proxy: redeployed, or at another address or with other resources.
 
 /// A deployed proxy made anew from an image.
 pub mod redeploy {
@@ -15,7 +15,7 @@ pub mod redeploy {
     pub fn open(deployer: &str, deployed: &Deployed) -> Form {
         let mut fields: Vec<FormField> = ["image", "image-sha256", "sr"].into_iter().filter_map(field).map(made).collect();
         fields.push(super::by(deployer));
-        let title = format!("Make {} anew", deployed.name);
+        let title = format!("Redeploy {}", deployed.name);
         Form::new(FormKind::Redeploy(Box::new(deployed.clone())), title, fields)
     }
 

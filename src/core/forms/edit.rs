@@ -82,12 +82,10 @@ impl Form {
     fn key_many(value: &mut Value, key: Key) -> Keyed {
         let hits = value.hits();
         let Value::Many { options, chosen, filter, cursor } = value else { return Keyed::Ignored };
-        if key.typed() == Some(' ') {
+        // In the middle of a search it is part of a name: "db 1".
+        if key.typed() == Some(' ') && filter.is_empty() {
             let Some(option) = hits.get(*cursor).and_then(|at| options.get(*at)) else { return Keyed::Ignored };
             toggle(chosen, &option.id);
-            // The cursor stays on what was just chosen when the filter goes.
-            *cursor = if filter.is_empty() { *cursor } else { hits[*cursor] };
-            filter.clear();
             return Keyed::Changed;
         }
         if filter.key(key) {
@@ -124,6 +122,7 @@ impl Form {
                     chosen.push(option.id.clone());
                 }
                 if searched {
+                    // The cursor stays on what was just chosen when the filter goes.
                     *cursor = hits[*cursor];
                     filter.clear();
                 }

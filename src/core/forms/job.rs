@@ -25,7 +25,7 @@ pub fn open(state: &State, proxy: Option<&str>, job: Option<&Job>) -> Form {
     schedules.push(Choice::new("custom", "as a cron expression", ""));
     let fields = vec![
         FormField::choice("proxy", "Proxy", "The daemon that does the work", Vec::new(), proxy),
-        FormField::many("vms", "VMs", "Type to find, Space or Enter to choose"),
+        FormField::many("vms", "VMs", "Type to find, Enter ticks; with nothing typed Space ticks"),
         FormField::many("remotes", "Remotes", "Where the restore points go; only remotes of this proxy are offered"),
         FormField::text("name", "Name", "Empty: named after its VMs", ""),
         FormField::choice(
@@ -38,7 +38,7 @@ pub fn open(state: &State, proxy: Option<&str>, job: Option<&Job>) -> Form {
             ],
             Some("delta"),
         ),
-        FormField::choice("schedule", "Schedule", "Left and right to choose", schedules, Some("none")),
+        FormField::choice("schedule", "Schedule", "When it starts by itself", schedules, Some("none")),
         FormField::text("cron", "Cron", "minute hour day month weekday, for example 30 1 * * 1-5", ""),
         FormField::text("timezone", "Time zone", "IANA name, for example Europe/Berlin", &state.settings.zone_name),
         FormField::text("retention", "Keep", "Restore points kept per VM", "7"),

@@ -270,12 +270,12 @@ pub fn point_details(state: &State, proxy: &str, vm: &str, row: usize) -> Vec<Li
     let mut lines = vec![
         pair("VM", &point.vm_name),
         pair("When", date_time(point.timestamp, zone)),
+        pair_line("Verified", verified(point, state)),
         pair("Kind", super::jobs::kind(point.mode)),
         pair("Stored as", stored_as(point)),
         pair("Moved", api::format_bytes(point.size)),
         pair("Remote", proxy.remote_name(&point.remote)),
         pair("Job", job),
-        pair_line("Verified", verified(point, state)),
         pair("Id", &point.id),
         Line::new(),
     ];

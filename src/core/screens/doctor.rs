@@ -1,4 +1,4 @@
-//! An examination of one proxy: each checked thing as it comes out, with what was measured and what to do.
+//! An examination of one proxy: each checked thing as it comes out, the worst first, with what was measured and what to do.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use crate::core::state::State;
 use crate::core::store::Examination;
 use crate::core::table::{Column, Rows, SortKey};
 
-/// Rows of the screen, as they came.
+/// Rows of the screen; their natural order is that in which they came.
 pub struct CheckRows<'a> {
     checks: &'a [DoctorCheck],
     live: bool,
@@ -25,6 +25,9 @@ const COLUMNS: &[Column] = &[
     Column::new("Took", 6, 8, 3).right(),
     Column::new("What to do", 40, 200, 4),
 ];
+
+/// The sort that the screen begins with: the worst first.
+pub const WORST: (usize, bool) = (0, true);
 
 impl<'a> CheckRows<'a> {
     /// Rows for a proxy.
@@ -41,6 +44,16 @@ fn verdict(verdict: Verdict) -> Line {
         Verdict::Warning => Line::state(Glyph::Warn, Role::Warn, "warning"),
         Verdict::Fail => Line::state(Glyph::Error, Role::Error, "fail"),
         Verdict::Unknown => Line::state(Glyph::Warn, Role::Warn, "unknown"),
+    }
+}
+
+/// How much it matters. What cannot be told is no failure.
+fn badness(verdict: Verdict) -> i64 {
+    match verdict {
+        Verdict::Pass => 0,
+        Verdict::Unknown => 1,
+        Verdict::Warning => 2,
+        Verdict::Fail => 3,
     }
 }
 
@@ -75,8 +88,7 @@ impl Rows for CheckRows<'_> {
 
     fn sort_key(&self, row: usize, column: usize) -> SortKey {
         match self.checks.get(row) {
-            // The worst last: turned round, they are first.
-            Some(check) if column == 0 => SortKey::Number(check.verdict as i64),
+            Some(check) if column == WORST.0 => SortKey::Number(badness(check.verdict)),
             Some(check) if column == 4 => SortKey::amount(check.took),
             _ => SortKey::text(&self.cell(row, column).plain()),
         }

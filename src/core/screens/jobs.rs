@@ -124,13 +124,17 @@ impl Rows for JobRows<'_> {
 pub fn details(state: &State, row: usize) -> Vec<Line> {
     let Some((proxy, job)) = at(state, row) else { return Vec::new() };
     let spec = &job.spec;
-    let mut lines = vec![
-        pair_line("State", state_of(proxy, job)),
-        pair("Job", &spec.name),
+    let mut lines = vec![pair_line("State", state_of(proxy, job)), pair("Job", &spec.name)];
+    // Where it went wrong, that is what one looks for.
+    let failed = job.last_run.as_ref().filter(|run| run.error.is_some());
+    if let Some(run) = failed {
+        lines.extend(last_run(state, run));
+    }
+    lines.extend([
         pair("Proxy", proxy.name()),
         pair("Kind", kind(spec.mode)),
         pair("Keep", count(spec.retention as usize, "restore point")),
-    ];
+    ]);
     match &spec.schedule {
         Some(schedule) => {
             lines.push(pair("Schedule", &schedule.cron));
@@ -147,16 +151,22 @@ pub fn details(state: &State, row: usize) -> Vec<Line> {
     for (n, vm) in spec.vms.iter().enumerate() {
         lines.push(pair(if n == 0 { "VMs" } else { "" }, proxy.vm_name(vm)));
     }
-    if let Some(run) = &job.last_run {
+    if let Some(run) = job.last_run.as_ref().filter(|_| failed.is_none()) {
         lines.push(Line::new());
-        lines.push(pair_line("Last run", outcome(run.outcome)));
-        lines.push(pair("Started", date_time(run.queued_at, &state.settings.zone)));
-        if let Some(summary) = &run.summary {
-            lines.push(pair("Moved", api::format_bytes(summary.bytes)));
-        }
-        if let Some(error) = &run.error {
-            lines.extend(error_lines(error));
-        }
+        lines.extend(last_run(state, run));
+    }
+    lines
+}
+
+/// How the last run went.
+fn last_run(state: &State, run: &api::Run) -> Vec<Line> {
+    let mut lines = vec![pair_line("Last run", outcome(run.outcome))];
+    if let Some(error) = &run.error {
+        lines.extend(error_lines(error));
+    }
+    lines.push(pair("Started", date_time(run.queued_at, &state.settings.zone)));
+    if let Some(summary) = &run.summary {
+        lines.push(pair("Moved", api::format_bytes(summary.bytes)));
     }
     lines
 }

@@ -77,6 +77,9 @@ pub const TABS: [(Screen, &str); 6] = [
     (Screen::Runs, "Runs"),
 ];
 
+/// The screens that lie over a tab, with their keys.
+pub const OVER: [(&str, &str); 2] = [("7", "Messages"), ("8", "Licences")];
+
 impl Screen {
     /// The context of its keys.
     pub fn context(&self) -> Context {
@@ -163,7 +166,7 @@ pub fn version(state: &State, screen: &Screen) -> u64 {
     let sum = |of: &dyn Fn(&Proxy) -> u64| state.proxies.iter().map(of).sum::<u64>();
     match screen {
         Screen::Proxies => sum(&|proxy| proxy.version + proxy.pools.version + proxy.deployed.version),
-        Screen::Remotes => sum(&|proxy| proxy.remotes.version + proxy.tests.len() as u64),
+        Screen::Remotes => sum(&|proxy| proxy.remotes.version),
         Screen::Jobs => sum(&|proxy| proxy.jobs.version + proxy.vms.version + proxy.remotes.version),
         Screen::Backups | Screen::Points { .. } => sum(&|proxy| proxy.points.version),
         Screen::Runs => sum(&|proxy| proxy.runs.version),
@@ -290,7 +293,7 @@ fn freshness(state: &State, screen: &Screen) -> Option<Line> {
                         super::format::clock(seen, state.now, &state.settings.zone)
                     )
                 }
-                None => format!("{}: does not answer, its part is missing", proxy.name()),
+                None => format!("{}: away, its part is missing", proxy.name()),
             },
         };
         if !line.0.is_empty() {
@@ -312,7 +315,7 @@ pub fn absence(state: &State, proxy: &Proxy) -> Option<String> {
         (Connection::Retrying { .. }, Some(seen)) => {
             Some(format!("{name} away since {}", super::format::moment(seen, state.now, &state.settings.zone)))
         }
-        (Connection::Retrying { .. }, None) => Some(format!("{name} does not answer")),
+        (Connection::Retrying { .. }, None) => Some(format!("{name} away")),
         (Connection::Refused { .. }, _) => Some(format!("{name} refuses this console")),
     }
 }
@@ -388,7 +391,6 @@ pub fn connection(proxy: &Proxy) -> Line {
         Connection::Connecting => Line::state(Glyph::Waiting, Role::Muted, "connecting"),
         Connection::Live if proxy.running().is_empty() => Line::state(Glyph::Ok, Role::Ok, "idle"),
         Connection::Live => Line::state(Glyph::Running, Role::Running, "running"),
-        Connection::Retrying { .. } if proxy.seen.is_some() => Line::state(Glyph::Warn, Role::Warn, "stale"),
         Connection::Retrying { .. } => Line::state(Glyph::Warn, Role::Warn, "away"),
         Connection::Refused { .. } => Line::state(Glyph::Error, Role::Error, "refused"),
     }

@@ -154,6 +154,10 @@ fn state_of(state: &State, found: &Found<'_>) -> Line {
             if let Some(line) = told.and_then(|(_, deployed)| changing(deployed)) {
                 return line;
             }
+            // Of one that is away, that is said.
+            if let Some(bringing) = state.bringing(proxy.name()).filter(|_| proxy.live()) {
+                return Line::state(Glyph::Running, Role::Running, bringing.word());
+            }
             let Some(status) = proxy.status.as_ref().filter(|_| proxy.live()) else { return connection(proxy) };
             if status.upgrade.as_ref().is_some_and(|upgrade| under_way(upgrade.phase)) {
                 Line::state(Glyph::Running, Role::Running, "upgrading")
@@ -275,6 +279,9 @@ pub fn details(state: &State, row: usize) -> Vec<Line> {
 fn known_details(state: &State, proxy: &Proxy) -> Vec<Line> {
     let zone = &state.settings.zone;
     let mut lines = vec![pair_line("State", state_of(state, &Found::Known(proxy))), pair("Address", &proxy.entry.url)];
+    if let Some(bringing) = state.bringing(proxy.name()) {
+        lines.push(pair_line("Upgrade", Line::state(Glyph::Running, Role::Running, bringing.words())));
+    }
     match &proxy.connection {
         Connection::Retrying { error, next } => {
             lines.push(pair("Next try", clock(*next, state.now, zone)));
@@ -323,14 +330,12 @@ fn status_details(state: &State, status: &ProxyStatus) -> Vec<Line> {
     if let Some(build) = &status.build {
         version.push_str(&format!(", build {build}"));
     }
-    let mut lines = vec![pair("Site", status.site.as_deref().unwrap_or("")), pair("Version", version)];
-    if let Some(word) = skew(&status.version, &state.settings.version) {
-        let console = &state.settings.version;
-        let words = match word {
-            "differs" => format!("not this console's {console}"),
-            word => format!("{word} than this console, {console}"),
-        };
-        lines.push(pair_line("", Line::state(Glyph::Warn, Role::Warn, words)));
+    // What is wrong or going on stands first: on a small screen the rest is a key away.
+    let mut lines = Vec::new();
+    let ill = status.licensing.required && (status.licensing.fault.is_some() || status.licensing.warning.is_some());
+    if ill {
+        lines.push(pair_line("Licence", licence(&status.licensing)));
+        lines.push(Line::of(Role::Hint, "8 shows the licences"));
     }
     if let Some(upgrade) = &status.upgrade {
         let (glyph, role, words) = phase(upgrade);
@@ -339,23 +344,33 @@ fn status_details(state: &State, status: &ProxyStatus) -> Vec<Line> {
             lines.extend(error_lines(error));
         }
     }
-    lines.push(pair_line("Licence", licence(&status.licensing)));
     if status.draining {
         lines.push(pair_line("Draining", Line::of(Role::Warn, "new runs are held back; o lets them start again")));
     }
-    lines.push(pair("Up", span(state.now - status.started_at)));
-    lines.push(pair("Certificate", &status.fingerprint));
-    if let Some(until) = status.former_token_until.filter(|until| *until > state.now) {
-        lines.push(pair("Token", format!("the former one is accepted until {}", moment(until, state.now, zone))));
+    if let Some(last) = &status.last_error {
+        lines.push(Line::of(Role::Muted, format!("Last error, {}", moment(last.at, state.now, zone))));
+        lines.extend(error_lines(&last.error));
     }
     lines.push(pair("Running", count(status.running.len(), "run")));
     for run in &status.running {
         lines.push(Line::of(Role::Running, format!("  {}", runs::name(Some(run.kind), &run.label))));
     }
-    if let Some(last) = &status.last_error {
-        lines.push(Line::new());
-        lines.push(Line::of(Role::Muted, format!("Last error, {}", moment(last.at, state.now, zone))));
-        lines.extend(error_lines(&last.error));
+    lines.extend([pair("Site", status.site.as_deref().unwrap_or("")), pair("Version", version)]);
+    if let Some(word) = skew(&status.version, &state.settings.version) {
+        let console = &state.settings.version;
+        let words = match word {
+            "differs" => format!("not this console's {console}"),
+            word => format!("{word} than this console, {console}"),
+        };
+        lines.push(pair_line("", Line::state(Glyph::Warn, Role::Warn, words)));
+    }
+    if !ill {
+        lines.push(pair_line("Licence", licence(&status.licensing)));
+    }
+    lines.push(pair("Up", span(state.now - status.started_at)));
+    lines.push(pair("Certificate", &status.fingerprint));
+    if let Some(until) = status.former_token_until.filter(|until| *until > state.now) {
+        lines.push(pair("Token", format!("the former one is accepted until {}", moment(until, state.now, zone))));
     }
     lines
 }

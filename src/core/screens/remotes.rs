@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use api::Remote;
 
 use super::{error_lines, fleet_id, locate};
-use crate::core::format::percent;
+use crate::core::format::{moment, percent};
 use crate::core::rich::{Glyph, Line, Role, Span, pair, pair_line};
 use crate::core::state::State;
 use crate::core::store::{Proxy, Tested};
@@ -32,9 +32,10 @@ pub fn at(state: &State, row: usize) -> Option<(&Proxy, &Remote)> {
 fn state_of(proxy: &Proxy, remote: &Remote) -> Line {
     match proxy.tests.get(&remote.id) {
         Some(Tested::Running) => Line::state(Glyph::Running, Role::Running, "testing"),
-        Some(Tested::Done(test)) if test.success => Line::state(Glyph::Ok, Role::Ok, "tested"),
+        // Whatever a test said before.
+        _ if remote.error.is_some() => Line::state(Glyph::Error, Role::Error, "unusable"),
+        Some(Tested::Done { test, .. }) if test.success => Line::state(Glyph::Ok, Role::Ok, "tested"),
         Some(_) => Line::state(Glyph::Error, Role::Error, "failed"),
-        None if remote.error.is_some() => Line::state(Glyph::Error, Role::Error, "unusable"),
         None => Line::state(Glyph::Ok, Role::Ok, "usable"),
     }
 }
@@ -95,13 +96,13 @@ impl Rows for RemoteRows<'_> {
 /// The selected remote in full.
 pub fn details(state: &State, row: usize) -> Vec<Line> {
     let Some((proxy, remote)) = at(state, row) else { return Vec::new() };
-    let mut lines = vec![
-        pair_line("State", state_of(proxy, remote)),
-        pair("Remote", &remote.name),
-        pair("Proxy", proxy.name()),
-        pair("URL", &remote.url),
-        pair("Disks as", if remote.vhd_directory { "directories of blocks" } else { "VHD files" }),
-    ];
+    let mut lines = vec![pair_line("State", state_of(proxy, remote)), pair("Remote", &remote.name), pair("Proxy", proxy.name())];
+    if let Some(error) = &remote.error {
+        lines.extend(error_lines(error));
+    }
+    test_lines(state, proxy.tests.get(&remote.id), &mut lines);
+    lines.push(pair("URL", &remote.url));
+    lines.push(pair("Disks as", if remote.vhd_directory { "directories of blocks" } else { "VHD files" }));
     match remote.space {
         Some(space) => {
             lines.push(pair("Size", api::format_bytes(space.size)));
@@ -110,34 +111,39 @@ pub fn details(state: &State, row: usize) -> Vec<Line> {
         }
         None => lines.push(pair("Space", "this storage cannot tell")),
     }
-    if let Some(error) = &remote.error {
-        lines.push(Line::new());
-        lines.extend(error_lines(error));
-    }
-    match proxy.tests.get(&remote.id) {
-        Some(Tested::Running) => lines.push(pair("Test", "writing 10 MiB, reading back, comparing")),
-        Some(Tested::Done(test)) => {
-            let rate = |rate: Option<f64>| rate.map_or_else(|| "?".into(), |rate| api::format_rate(rate as u64));
-            lines.push(Line::new());
-            if test.success {
-                lines.push(Line::state(Glyph::Ok, Role::Ok, "What was written came back the same"));
-            }
-            lines.push(pair("Write", rate(test.write_rate)));
-            lines.push(pair("Read", rate(test.read_rate)));
-            if let Some(step) = &test.step {
-                lines.push(pair("Failed at", step));
-            }
-            if let Some(error) = &test.error {
-                lines.extend(error_lines(error));
-            }
-        }
-        Some(Tested::Failed(error)) => lines.extend(error_lines(error)),
-        None => lines.push(Line::of(Role::Hint, "t tests it: writes 10 MiB, reads back, compares")),
-    }
     let jobs: Vec<&str> =
         proxy.jobs.items.iter().filter(|job| job.spec.remotes.contains(&remote.id)).map(|job| job.spec.name.as_str()).collect();
     if !jobs.is_empty() {
         lines.push(pair("Used by", jobs.join(", ")));
     }
     lines
+}
+
+/// What the last test said, and when.
+fn test_lines(state: &State, tested: Option<&Tested>, lines: &mut Vec<Line>) {
+    let when = |at: i64| moment(at, state.now, &state.settings.zone);
+    match tested {
+        Some(Tested::Running) => lines.push(pair("Test", "writing 10 MiB, reading back, comparing")),
+        Some(Tested::Done { at, test }) => {
+            let rate = |rate: Option<f64>| rate.map_or_else(|| "?".into(), |rate| api::format_rate(rate as u64));
+            let line = match (test.success, &test.step) {
+                (true, _) => Line::state(Glyph::Ok, Role::Ok, format!("{}: what was written came back the same", when(*at))),
+                (false, None) => Line::state(Glyph::Error, Role::Error, format!("{}: failed", when(*at))),
+                (false, Some(step)) => Line::state(Glyph::Error, Role::Error, format!("{}: failed at {step}", when(*at))),
+            };
+            lines.push(pair_line("Tested", line));
+            if let Some(error) = &test.error {
+                lines.extend(error_lines(error));
+            }
+            if test.success || test.write_rate.is_some() {
+                lines.push(pair("Write", rate(test.write_rate)));
+                lines.push(pair("Read", rate(test.read_rate)));
+            }
+        }
+        Some(Tested::Failed { at, error }) => {
+            lines.push(pair_line("Tested", Line::state(Glyph::Error, Role::Error, format!("{}: could not be done", when(*at)))));
+            lines.extend(error_lines(error));
+        }
+        None => lines.push(Line::of(Role::Hint, "t tests it: writes 10 MiB, reads back, compares")),
+    }
 }

@@ -120,10 +120,11 @@ fn log_line(state: &State, line: &api::LogLine) -> Line {
 /// The run as a whole, with its log.
 pub fn overview(state: &State, proxy: &Proxy, id: &str, live: &LiveRun) -> Vec<Line> {
     let zone = &state.settings.zone;
-    let mut lines = vec![
-        pair_line("State", outcome(live.outcome)),
-        pair("Took", span(live.ended_at.unwrap_or(live.by_its_clock(proxy.as_of(state.now))) - live.queued_at)),
-    ];
+    let mut lines = vec![pair_line("State", outcome(live.outcome))];
+    if let Some(error) = &live.error {
+        lines.extend(error_lines(error));
+    }
+    lines.push(pair("Took", span(live.ended_at.unwrap_or(live.by_its_clock(proxy.as_of(state.now))) - live.queued_at)));
     let totals = live.totals();
     if totals.done > 0 {
         lines.push(pair("Content", moved(&totals)));
@@ -134,10 +135,6 @@ pub fn overview(state: &State, proxy: &Proxy, id: &str, live: &LiveRun) -> Vec<L
     lines.extend([pair("Run", id), pair("Proxy", proxy.name()), pair("Asked for", date_time(live.queued_at, zone))]);
     if live.ended_at.is_some() {
         lines.extend(super::runs::sums(&live.summary));
-    }
-    if let Some(error) = &live.error {
-        lines.push(Line::new());
-        lines.extend(error_lines(error));
     }
     if !live.log.is_empty() {
         lines.push(Line::new());

@@ -129,24 +129,23 @@ impl Rows for RunRows<'_> {
 pub fn details(state: &State, row: usize) -> Vec<Line> {
     let Some((proxy, run)) = at(state, row) else { return Vec::new() };
     let zone = &state.settings.zone;
-    let mut lines = vec![
-        pair_line("State", outcome(run.outcome)),
-        pair_line("Run", name_line(Some(run.kind), Role::Text, &run.label)),
+    let mut lines =
+        vec![pair_line("State", outcome(run.outcome)), pair_line("Run", name_line(Some(run.kind), Role::Text, &run.label))];
+    if let Some(error) = &run.error {
+        lines.extend(error_lines(error));
+    }
+    lines.extend([
         pair("Id", &run.id),
         pair("Kind", kind(run.kind)),
         pair("Proxy", proxy.name()),
         pair("Asked for", date_time(run.queued_at, zone)),
-    ];
+    ]);
     if let Some(end) = run.ended_at {
         lines.push(pair("Ended", date_time(end, zone)));
         lines.push(pair("Took", span(end - run.queued_at)));
     }
     if let Some(summary) = &run.summary {
         lines.extend(sums(summary));
-    }
-    if let Some(error) = &run.error {
-        lines.push(Line::new());
-        lines.extend(error_lines(error));
     }
     lines.push(Line::of(Role::Hint, "Enter shows its tasks and log"));
     lines

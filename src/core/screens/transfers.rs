@@ -366,7 +366,10 @@ pub fn task_details(live: &LiveRun, index: usize, now: i64) -> Vec<Line> {
     let meter = &task.task.meter;
     let totals = live.totals_of(index);
     let mut lines = vec![pair(kind(task.task.kind), &task.task.label), pair_line("State", phase(live, task, now))];
-    // What a small screen must show comes first: how far, how fast, and what holds it up.
+    // What a small screen must show comes first: what went wrong; how far, how fast, and what holds it up.
+    if let Some(error) = &task.task.error {
+        lines.extend(error_lines(error));
+    }
     if totals.total > 0 || totals.done > 0 {
         lines.push(pair("Moved", moved(&totals)));
     }
@@ -403,9 +406,6 @@ pub fn task_details(live: &LiveRun, index: usize, now: i64) -> Vec<Line> {
     }
     if let Some(vm) = &result.vm {
         lines.push(pair("New VM", vm));
-    }
-    if let Some(error) = &task.task.error {
-        lines.extend(error_lines(error));
     }
     lines
 }

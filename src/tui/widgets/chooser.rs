@@ -3,18 +3,23 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 
-use super::text::field;
+use super::text::{field, page};
 use crate::core::act::availability;
-use crate::core::action::{Action, Context};
-use crate::core::rich::Role;
+use crate::core::action::Action;
+use crate::core::rich::{Line, Role};
 use crate::core::state::State;
 use crate::core::text::width;
 use crate::tui::paint::Painter;
 
+/// How the fields of a form are answered.
+const FIELDS: [&str; 2] = [
+    "One of some: left and right choose, or the first letter does.",
+    "Any of some: type to find, Enter takes what was found; Space ticks where nothing is typed.",
+];
+
 /// The keys of an action, as words.
 pub fn keys(state: &State, action: Action, most: usize) -> String {
-    let here = [state.screen().context(), Context::List, Context::Global];
-    let mut keys = state.keymap.keys(&here, action);
+    let mut keys = state.keymap.keys(&state.contexts(), action);
     if keys.is_empty() {
         keys = state.keymap.keys(action.info().contexts, action);
     }
@@ -56,6 +61,12 @@ pub fn draw(painter: &Painter, buffer: &mut Buffer, area: Rect, state: &State) -
             Ok(()) => painter.text(buffer, x, y, left, action.info().doc, style(Role::Muted)),
             Err(reason) => painter.text(buffer, x, y, left, &format!("not now: {reason}"), style(Role::Warn)),
         };
+    }
+    // What answers a field is no action: it is said below them.
+    let end = inside.y + 2 + choices.len() as u16;
+    if state.form.as_ref().is_some_and(|form| form.review.is_none()) && end + 2 < inside.bottom() {
+        let area = Rect { x: inside.x + 1, y: end, width: inside.width.saturating_sub(2), height: inside.bottom() - end };
+        page(painter, buffer, area, &FIELDS.map(|text| Line::of(Role::Muted, text)), 0);
     }
     if choices.is_empty() && height > 0 {
         painter.text(

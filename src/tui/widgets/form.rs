@@ -13,7 +13,8 @@ use crate::core::state::State;
 use crate::core::text::{clean, fit, width, wrap};
 use crate::tui::paint::Painter;
 
-const LABEL: u16 = 13;
+/// Columns of the mark and the label of a field, with the blanks beside them.
+pub const LABEL: u16 = 14;
 /// Rows that what is said of a field may take.
 const SAID: usize = 3;
 /// Rows that what the focused field offers keeps beside a long text.
@@ -172,6 +173,12 @@ fn value_line(field: &FormField) -> Line {
     }
 }
 
+/// The same with a capital at its beginning.
+fn capital(words: &str) -> String {
+    let mut rest = words.chars();
+    rest.next().map(|first| first.to_uppercase().chain(rest).collect()).unwrap_or_default()
+}
+
 fn draw_pane(painter: &Painter, buffer: &mut Buffer, area: Rect, state: &State, form: &Form) -> Option<Position> {
     let field = form.fields.get(form.focus)?;
     if area.height == 0 {
@@ -181,8 +188,10 @@ fn draw_pane(painter: &Painter, buffer: &mut Buffer, area: Rect, state: &State, 
     if let Some(error) = &form.error {
         lines.extend(crate::core::screens::error_lines(error));
     }
-    if form.submitting.is_some() {
-        lines.push(Line::state(Glyph::Running, Role::Running, "Sent, waiting for the proxy"));
+    if let Some(id) = form.submitting {
+        let bringing = state.pending.get(&id).and_then(|pending| pending.bringing);
+        let words = bringing.map_or_else(|| "Sent, waiting for the proxy".to_owned(), |bringing| capital(&bringing.words()));
+        lines.push(Line::state(Glyph::Running, Role::Running, words));
     }
     lines.push(Line::of(Role::Hint, field.help));
     // What is offered keeps some rows to be chosen from; what is said gets the others, the first of them in any case.

@@ -23,11 +23,11 @@ const PATIENCE: Duration = Duration::from_secs(90);
 fn main() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?.to_owned();
     let mut console = Console::start(&root)?;
-    console.until("both sites idle", |text| text.matches("idle").count() == 2)?;
+    console.until("both sites idle", |text| idle(text) == 2)?;
     console.picture("proxies")?;
     console.keys("3n")?;
     console.until("the form", |text| text.contains("Type to find"))?;
-    console.keys("web ")?;
+    console.keys("web\r")?;
     console.until("a chosen VM", |text| text.contains("1 of"))?;
     console.picture("new-job")?;
     console.keys("\x12")?;
@@ -64,12 +64,17 @@ fn main() -> Result<()> {
     console.keys("y")?;
     console.until("the end of the deployment", |text| text.contains("annecy answers at"))?;
     console.keys("1")?;
-    console.until("three sites idle", |text| text.matches("idle").count() == 3)?;
+    console.until("three sites idle", |text| idle(text) == 3)?;
     console.keys("d")?;
     console.until("the end of the examination", |text| text.contains("through in"))?;
     console.picture("doctor")?;
     console.keys("q")?;
     console.end()
+}
+
+/// Proxies in the list that are idle; the details of the selected one say so too.
+fn idle(text: &str) -> usize {
+    text.lines().filter(|line| line.contains("idle") && !line.starts_with("State")).count()
 }
 
 struct Shared {
