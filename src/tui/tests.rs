@@ -153,6 +153,7 @@ fn overlays() {
     matrix("form-job-find", on("3 n w e", fixture::many));
     matrix("form-job-fault", on("3 n ctrl-s", fixture::many));
     matrix("form-job-cron", on("3 n space tab tab tab tab left tab", fixture::many));
+    matrix("form-help", on("3 n f1", fixture::many));
     matrix("form-restore", on("5 r", fixture::many));
     matrix("form-remote", on("2 n", fixture::many));
     matrix("form-pool", on("1 a", fixture::many));
