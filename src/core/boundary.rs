@@ -138,6 +138,12 @@ fn about_errand(proxy: &str, errand: &Errand, name: &str) -> (String, &'static s
             "This console expects the new one at once. Other consoles refuse the proxy until they are told its fingerprint.",
             "Make it",
         ),
+        Errand::Upgrade { .. } => (
+            format!("Upgrade {proxy}?"),
+            "Its running transfers end first, nothing new starts meanwhile. Then its daemon restarts, with the version before if the \
+             new one does not work.",
+            "Upgrade",
+        ),
         Errand::UnbindLicense { of, .. } => (
             format!("Free licence {name} of {}?", of.name),
             "Its jobs do not run until it has another one. It still lists, restores, cancels and upgrades.",

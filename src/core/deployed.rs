@@ -2,6 +2,7 @@
 
 use api::{Deployed, DeployedState};
 
+use super::message::Connection;
 use super::state::State;
 use super::store::Proxy;
 
@@ -18,6 +19,14 @@ fn same(proxy: &Proxy, deployed: &Deployed) -> bool {
 /// The proxy of the fleet that a deployed one is.
 pub fn known<'a>(state: &'a State, deployed: &Deployed) -> Option<&'a Proxy> {
     state.proxies.iter().find(|proxy| same(proxy, deployed))
+}
+
+/// Whether a proxy that does not answer is somewhere else by now, as its deployer says.
+pub fn moved(proxy: &Proxy, deployed: &Deployed) -> bool {
+    let elsewhere = |url: &String| proxy.entry.url.trim_end_matches('/') != url.trim_end_matches('/');
+    matches!(proxy.connection, Connection::Retrying { .. })
+        && deployed.state == DeployedState::Ready
+        && deployed.url.as_ref().is_some_and(elsewhere)
 }
 
 /// Who deployed a proxy of the fleet, and what is noted of it there.

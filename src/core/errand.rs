@@ -28,6 +28,8 @@ pub enum Errand {
         bundle: String,
         /// Seconds to wait for running transfers.
         wait_seconds: u64,
+        /// Whether it may be an older version than the one that runs.
+        downgrade: bool,
     },
     /// Gives a licence to this proxy to keep.
     ImportLicense(LicenseSource),
@@ -94,7 +96,7 @@ impl Errand {
     /// What must be asked before it leaves.
     pub const fn danger(&self) -> Danger {
         match self {
-            Self::RotateToken | Self::RenewCertificate | Self::UnbindLicense { .. } => Danger::Ask,
+            Self::RotateToken | Self::RenewCertificate | Self::UnbindLicense { .. } | Self::Upgrade { .. } => Danger::Ask,
             _ => Danger::None,
         }
     }

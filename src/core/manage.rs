@@ -99,7 +99,7 @@ fn judged(state: &State, action: Action, row: Option<usize>) -> Result<bool, Str
         }
         Action::ProxyAdopt => {
             let (deployer, deployed) = selected_deployed(state, row)?;
-            if let Some(known) = deployed::known(state, deployed) {
+            if let Some(known) = deployed::known(state, deployed).filter(|known| !deployed::moved(known, deployed)) {
                 return Err(format!("this console knows {} already", known.name()));
             }
             on(deployer.name())?;
@@ -251,7 +251,7 @@ fn on_deployed(state: &mut State, action: Action, row: Option<usize>) {
     let known = deployed::known(state, &deployed).map(|proxy| proxy.name().to_owned());
     let (id, name) = (deployed.id.clone(), deployed.name.clone());
     match action {
-        Action::ProxyAdopt => adopt(state, &deployer, &id, &name, None),
+        Action::ProxyAdopt => adopt(state, &deployer, &id, &name, known),
         Action::ProxyReconfigure => open_form(state, forms::reconfigure::open(&deployer, &deployed)),
         Action::ProxyRedeploy => open_form(state, forms::redeploy::open(&deployer, &deployed)),
         Action::ProxyForget => {
@@ -344,6 +344,7 @@ pub(super) fn deployed_came(state: &mut State, deployer: &str) {
     for (id, name, known) in adopted {
         adopt(state, deployer, &id, &name, known);
     }
+    follow_moved(state, deployer);
     for name in gone {
         drop_entry(state, &name);
     }
@@ -352,6 +353,23 @@ pub(super) fn deployed_came(state: &mut State, deployer: &str) {
         let back = key.map_or_else(String::new, |key| format!("; on Proxies, {key} at {} brings it back", form.opened_for));
         state.drafts.push(Form { submitting: None, review: None, error: None, changed: true, ..form });
         state.tell(LogLevel::Info, format!("{name} was not deployed; what was typed is kept as a draft{back}"));
+    }
+}
+
+/// Proxies that do not answer where this console looks for them, and of which their deployer knows another address by now: it is
+/// taken over, as the certificate shows that they are the same.
+fn follow_moved(state: &mut State, deployer: &str) {
+    if state.settings.read_only {
+        return;
+    }
+    let Some(proxy) = state.proxy(deployer) else { return };
+    let moved = proxy.deployed.items.iter().filter_map(|deployed| {
+        let known = deployed::known(state, deployed).filter(|known| deployed::moved(known, deployed))?;
+        Some((deployed.id.clone(), known.name().to_owned()))
+    });
+    for (id, known) in moved.collect::<Vec<_>>() {
+        let errand = Errand::Adopt { deployed: id, known: Some(known.clone()) };
+        send(state, deployer, errand, Purpose::Errand(format!("Following {known} to its new address")), &known);
     }
 }
 

@@ -28,11 +28,11 @@ fn summary(state: &State) -> String {
     screens::summary(state, state.screen()).map(|line| line.plain()).unwrap_or_default()
 }
 
-/// Announces a change of a list of site-a, and answers it.
-fn changed(state: &mut State, topic: Topic, matches: fn(&Request) -> bool, answer: Answer) {
+/// Announces a change of a list of site-a, and answers it; what comes of that.
+fn changed(state: &mut State, topic: Topic, matches: fn(&Request) -> bool, answer: Answer) -> Vec<Effect> {
     let asked = fixture::news(state, "site-a", &[topic]);
     let id = fixture::call_id(&asked, matches);
-    fixture::fleet(state, "site-a", FleetEventKind::Reply { id, result: Ok(answer) });
+    fixture::fleet(state, "site-a", FleetEventKind::Reply { id, result: Ok(answer) })
 }
 
 /// The name of the selected row's object, from the first column that has words.
@@ -343,6 +343,28 @@ fn asking_again_is_said_only_where_something_is_asked() {
         press(&mut state, keys);
         assert!(told(&state).contains(words), "{keys}: {}", told(&state));
     }
+}
+
+#[test]
+fn a_proxy_that_has_another_address_by_now_is_followed_there() {
+    let mut state = on_row("site-b");
+    let said = |state: &mut State| {
+        let mut list = state.proxies[0].deployed.items.clone();
+        let there = list.iter_mut().find(|deployed| deployed.id == "id-b").unwrap();
+        there.url = Some("https://10.0.0.99:8443".into());
+        changed(state, Topic::Deployed, |request| matches!(request, Request::Deployed(_)), Answer::Deployed(list))
+    };
+    // As long as it answers where it is known, that is where it is.
+    assert!(errands(&said(&mut state)).is_empty());
+    fixture::connection(&mut state, "site-b", fixture::away());
+    let effects = said(&mut state);
+    let found = errands(&effects);
+    assert!(
+        matches!(&found[..], [("site-a", Errand::Adopt { deployed, known: Some(known) })] if deployed == "id-b" && known == "site-b"),
+        "{effects:?}"
+    );
+    state.settings.read_only = true;
+    assert!(errands(&said(&mut state)).is_empty());
 }
 
 #[test]

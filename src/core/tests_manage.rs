@@ -478,10 +478,11 @@ fn settings_token_certificate_drain_and_upgrade() {
 
     press(&mut state, "u");
     write(&mut state, "/tmp/backhaul.bundle");
-    let sent = press(&mut state, "ctrl-s");
+    assert!(errands(&press(&mut state, "ctrl-s")).is_empty(), "it asks");
+    let sent = press(&mut state, "y");
     let found = errands(&sent);
-    let [("site-a", Errand::Upgrade { bundle, wait_seconds })] = found[..] else { panic!("{sent:?}") };
-    assert_eq!((bundle.as_str(), *wait_seconds), ("/tmp/backhaul.bundle", 3600));
+    let [("site-a", Errand::Upgrade { bundle, wait_seconds, downgrade })] = found[..] else { panic!("{sent:?}") };
+    assert_eq!((bundle.as_str(), *wait_seconds, *downgrade), ("/tmp/backhaul.bundle", 3600, false));
     let upgrade = api::UpgradeState {
         phase: api::UpgradePhase::Draining,
         from: "0.1.0".into(),
@@ -513,7 +514,7 @@ fn a_wrong_bundle_keeps_the_form_and_says_why() {
     let mut state = on_row("site-a");
     press(&mut state, "u");
     write(&mut state, "/nowhere");
-    let sent = press(&mut state, "ctrl-s");
+    let sent = press(&mut state, "ctrl-s y");
     let id = kept::errand_id(&sent);
     let error = ErrorReport::new("FILE", "cannot read /nowhere: no such file");
     fixture::fleet(&mut state, "site-a", FleetEventKind::Reply { id, result: Err(error.clone()) });

@@ -180,7 +180,7 @@ fn a_form_has_help_that_does_what_it_says() {
 fn a_bundle_on_its_way_is_seen_on_the_row_of_its_proxy_until_the_answer() {
     let mut state = on_row("site-a");
     press(&mut state, "u / b");
-    let sent = press(&mut state, "ctrl-s");
+    let sent = press(&mut state, "ctrl-s y");
     assert_eq!(errands(&sent).len(), 1);
     let id = kept::errand_id(&sent);
     press(&mut state, "esc");

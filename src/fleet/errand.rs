@@ -51,11 +51,11 @@ async fn run(shared: &Shared, name: &str, id: RequestId, errand: Errand) -> Resu
         Errand::Drop => drop_entry(shared, name).await?,
         Errand::RotateToken => rotate(shared, name).await?,
         Errand::RenewCertificate => renew(shared, name).await?,
-        Errand::Upgrade { bundle, wait_seconds } => {
+        Errand::Upgrade { bundle, wait_seconds, downgrade } => {
             let client = client(shared, name)?;
             let told = |bringing| shared.tell(name, FleetEventKind::Bundle { id, bringing });
             let bundle = bundle::fetch(&typed(&bundle).display().to_string(), &told).await.map_err(|error| error.report())?;
-            let params = UpgradeParams { bundle: bundle.sha256.clone(), wait_seconds: Some(wait_seconds), downgrade: false };
+            let params = UpgradeParams { bundle: bundle.sha256.clone(), wait_seconds: Some(wait_seconds), downgrade };
             let to = (shared.events.clone(), name.to_owned());
             let sent = move |bringing| {
                 let kind = FleetEventKind::Bundle { id, bringing };

@@ -7,7 +7,7 @@ use super::tests::{frame, painter, press, text};
 use super::theme::Depth;
 use super::view::View;
 use crate::core::fixture::{self, NOW};
-use crate::core::{Bringing, FleetEventKind, Key, Message, State, update};
+use crate::core::{Bringing, FleetEventKind, Message, State, update};
 
 /// The last line of a frame at 80x24.
 fn footer(state: &mut State) -> String {
@@ -133,8 +133,8 @@ fn no_label_of_a_form_is_cut() {
 #[test]
 fn a_form_says_how_far_its_bundle_is() {
     let mut state = fixture::kept::kept();
-    press(&mut state, "1 u / b");
-    let sent = update(&mut state, NOW, Message::Key(Key::ctrl('s')));
+    press(&mut state, "1 u / b ctrl-s");
+    let sent = update(&mut state, NOW, Message::Key("y".parse().unwrap()));
     let id = fixture::kept::errand_id(&sent);
     for (bringing, words) in [
         (None, "Fetching the bundle"),

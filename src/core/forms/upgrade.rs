@@ -3,7 +3,7 @@
 use api::deploy::redact_url;
 
 use super::change::fixed;
-use super::{Form, FormField, FormKind, wanted};
+use super::{Choice, Form, FormField, FormKind, wanted};
 use crate::core::errand::Errand;
 use crate::core::text::shell;
 
@@ -17,6 +17,13 @@ pub fn open(proxy: &str) -> Form {
             "",
         ),
         FormField::text("wait", "Wait", "Minutes for running transfers to end; nothing new starts meanwhile", "60"),
+        FormField::choice(
+            "version",
+            "Version",
+            "An older one may not read the state of the one that runs",
+            vec![Choice::new("newer", "only a newer one", ""), Choice::new("any", "an older one too", "")],
+            Some("newer"),
+        ),
         fixed("proxy", "Proxy", "The one that is upgraded; it goes back by itself if the new version does not work", proxy),
     ];
     Form::new(FormKind::Upgrade(proxy.to_owned()), format!("Upgrade {proxy}"), fields)
@@ -35,12 +42,17 @@ pub(super) fn fault(form: &Form, id: &str) -> Option<String> {
 
 pub(super) fn request(form: &Form) -> Errand {
     let minutes: u64 = form.value("wait").parse().unwrap_or(60);
-    Errand::Upgrade { bundle: form.value("bundle").to_owned(), wait_seconds: minutes.saturating_mul(60) }
+    Errand::Upgrade {
+        bundle: form.value("bundle").to_owned(),
+        wait_seconds: minutes.saturating_mul(60),
+        downgrade: form.value("version") == "any",
+    }
 }
 
 pub(super) fn command(form: &Form, proxy: &str) -> String {
+    let downgrade = if form.value("version") == "any" { " --downgrade" } else { "" };
     format!(
-        "backhaul proxy upgrade {} --bundle {} --wait {}m",
+        "backhaul proxy upgrade {} --bundle {} --wait {}m{downgrade}",
         shell(proxy),
         shell(&redact_url(form.value("bundle"))),
         shell(form.value("wait"))

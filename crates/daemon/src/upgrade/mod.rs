@@ -293,7 +293,8 @@ impl Upgrades {
         }
         if !downgrade && version::compare(&new.version, &self.running.version).is_lt() {
             return refused(format!(
-                "{} is older than the {} that runs here, and may not read its state; ask for a downgrade if that is what you want",
+                "{} is older than the {} that runs here, and may not read its state; if that is what you want, ask for it: \
+                 --downgrade, or Version in the form",
                 new.words(),
                 self.running.words()
             ));
