@@ -245,20 +245,6 @@ impl Config {
         })
     }
 
-    /// Adds a proxy, or brings the entry of its name up to date, and writes the file.
-    ///
-    /// # Errors
-    /// [`ConfigError::File`], and whatever is wrong with the present file.
-    pub fn put_proxy(dir: &Path, proxy: Proxy) -> Result<(), ConfigError> {
-        change_proxies(dir, |proxies| {
-            match proxies.iter_mut().find(|known| known.name == proxy.name) {
-                Some(known) => *known = proxy,
-                None => proxies.push(proxy),
-            }
-            Ok(())
-        })
-    }
-
     /// Takes in how a proxy is reached: into its own entry, or a new one. The entry as it stands then, with its name.
     /// `known`: an entry that is sure to be this proxy's.
     ///
@@ -455,7 +441,9 @@ pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(&fresh)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    fs::rename(&fresh, path)
+    fs::rename(&fresh, path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
 }
 
 fn wrong_toml(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {

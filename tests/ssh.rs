@@ -1,11 +1,15 @@
 //! `backhaul proxy deploy --ssh` and `undeploy` against a real OpenSSH server, on a host of its own.
 
+#[path = "ssh/cut.rs"]
+mod cut;
 #[path = "ssh/host.rs"]
 mod host;
 #[path = "ssh/packages.rs"]
 mod packages;
 #[path = "ssh/strangers.rs"]
 mod strangers;
+#[path = "ssh/tokens.rs"]
+mod tokens;
 #[path = "ssh/undeploy.rs"]
 mod undeploy;
 
@@ -334,6 +338,9 @@ fn whichever_call_fails_is_named_and_all_is_undone() {
         assert!(named.iter().any(|name| name == step), "{step:?} is not among {named:?}");
     }
     live(&host);
+    // What could not be removed at last is removed by the next run.
+    assert!(good(host.backhaul(&deploy)).contains("nothing to do"));
+    assert_eq!(host.run("find /usr/local/bin /etc /var/lib/backhaul /run -name '*.backhaul-*' 2> /dev/null"), "");
 
     // The same for an upgrade that also moves: what ran before runs again.
     let next = stripped(&host, "next", b"next");
@@ -355,12 +362,18 @@ fn a_service_that_does_not_start_is_told_with_its_words_and_the_former_one_runs_
     let host = Host::start(&Setup::default());
     let (to, port) = (host.destination("root"), free_port().to_string());
     good(host.backhaul(&["proxy", "deploy", "--ssh", &to, "--name", "p", "--port", &port, "--yes"]));
-    let before = host.run("sha256sum /usr/local/bin/backhauld /etc/backhaul/* /etc/systemd/system/backhauld.service");
+    let before = host
+        .run("sha256sum /usr/local/bin/backhauld /etc/backhaul/*-* /etc/backhaul/*.toml /etc/systemd/system/backhauld.service");
     host.run("touch /run/test-systemd/broken");
     let failed = host.backhaul(&["proxy", "deploy", "--ssh", &to, "--port", &free_port().to_string(), "--yes"]);
     refused(&failed, 1, &["cannot start the service again", "Job for backhauld.service failed"]);
     host.run("rm /run/test-systemd/broken");
-    assert_eq!(host.run("sha256sum /usr/local/bin/backhauld /etc/backhaul/* /etc/systemd/system/backhauld.service"), before);
+    assert_eq!(
+        host.run(
+            "sha256sum /usr/local/bin/backhauld /etc/backhaul/*-* /etc/backhaul/*.toml /etc/systemd/system/backhauld.service"
+        ),
+        before
+    );
     // What ran before could not be started while starting was broken: that is said, and the next run mends it.
     assert!(stderr(&failed).contains("cannot undo"), "{}", stderr(&failed));
     good(host.backhaul(&["proxy", "deploy", "--ssh", &to, "--yes"]));
@@ -369,29 +382,6 @@ fn a_service_that_does_not_start_is_told_with_its_words_and_the_former_one_runs_
     host.run("systemctl stop backhauld; touch /run/test-systemd/masked");
     let masked = host.backhaul(&["proxy", "deploy", "--ssh", &to, "--yes"]);
     refused(&masked, 1, &["cannot start the service", "is masked", "is as it was before"]);
-}
-
-/// Whoever thinks better of it while ssh still asks has not met a proxy that does not answer.
-#[test]
-fn interrupted_at_the_login_it_ends_as_it_does_anywhere_else() {
-    let host = Host::start(&Setup::default());
-    let asks = host.dir.path().join("asks");
-    let ssh = host.dir.path().join("bin/ssh");
-    let real = fs::read_to_string(&ssh).unwrap();
-    let (head, call) = real.split_once('\n').unwrap();
-    let hangs = format!("{head}\ncase \"$*\" in *-G*) {} ;; esac\n: > '{}'\nexec sleep 600\n", call.trim(), asks.display());
-    fs::write(&ssh, hangs).unwrap();
-    let to = host.destination("root");
-    let mut child =
-        host.command(&["proxy", "deploy", "--ssh", &to, "--yes"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while !asks.exists() {
-        assert!(child.try_wait().unwrap().is_none() && std::time::Instant::now() < end, "ssh was not asked");
-        std::thread::yield_now();
-    }
-    let id = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
-    refused(&child.wait_with_output().unwrap(), 1, &["interrupted"]);
 }
 
 #[test]

@@ -98,16 +98,30 @@ impl FromArgMatches for DeployAnswers {
 }
 
 impl DeployAnswers {
+    /// Standard input is read to its end once; a second reader would find nothing and take it for an answer.
+    fn one_standard_input(&self) -> Result<(), Failure> {
+        let from_there = |(_, given): &&(_, Given)| matches!(given, Given::File(path) if path == Path::new("-"));
+        let mut ids = self.given.iter().filter(from_there).map(|(id, _)| *id);
+        match (ids.next(), ids.next()) {
+            (Some(first), Some(second)) => Err(Failure::usage(format!(
+                "--{first}-file and --{second}-file are both -: standard input can be only one of them"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// What was given, when it is nothing but these; an empty answer is one.
     fn only(self, ids: &[&str]) -> Result<HashMap<&'static str, String>, Failure> {
         if let Some((id, _)) = self.given.iter().find(|(id, _)| !ids.contains(id)) {
             return Err(Failure::usage(format!("--{id} is about a VM in a pool; with --ssh there is none")));
         }
+        self.one_standard_input()?;
         let read = self.given.into_iter().map(|(id, given)| Ok((id, given.read()?)));
         read.collect()
     }
 
     fn read(self) -> Result<Answers, Failure> {
+        self.one_standard_input()?;
         let mut answers = Answers::default();
         for (id, given) in self.given {
             answers.set(id, given.read()?);
@@ -448,4 +462,21 @@ fn drop_entry(common: &Common, deployed: &Deployed) -> Result<(), Failure> {
         Some(entry.fingerprint) == pinned || (entry.name == deployed.name && Some(entry.address().as_str()) == address)
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn standard_input_is_one_secret_only() {
+        let stdin = || Given::File("-".into());
+        let one = DeployAnswers { given: vec![("a", stdin()), ("b", Given::Value("-".into())), ("c", Given::File("x".into()))] };
+        one.one_standard_input().unwrap();
+        let two = DeployAnswers { given: vec![("a", stdin()), ("b", stdin())] };
+        for refused in [two.clone().read().map(drop), two.only(&["a", "b"]).map(drop)] {
+            let message = refused.unwrap_err().report.unwrap().message;
+            assert!(message.contains("--a-file and --b-file"), "{message}");
+        }
+    }
 }

@@ -23,11 +23,13 @@ pub struct Setup {
     pub disk: u32,
     /// Whether the account `admin` may become root without a password.
     pub sudo: bool,
+    /// Whether its SSH server opens tunnels.
+    pub tunnels: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { disk: 4096, sudo: true }
+        Self { disk: 4096, sudo: true, tunnels: true }
     }
 }
 
@@ -91,7 +93,9 @@ impl Host {
         let server = format!(
             "Port {ssh_port}\nListenAddress 127.0.0.1\nHostKey /etc/ssh/test-host-key\nAuthorizedKeysFile /etc/ssh/test-keys\n\
              UsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nStrictModes no\n\
-             LogLevel VERBOSE\nMaxStartups 100\nMaxSessions 100\nPidFile none\n"
+             LogLevel VERBOSE\nMaxStartups 100\nMaxSessions 100\nPidFile none\n\
+             AllowTcpForwarding {}\n",
+            if setup.tunnels { "yes" } else { "no" }
         );
         write(&host.join("etc/ssh/test-config"), &server, 0o644);
 
@@ -198,14 +202,19 @@ impl Host {
 
     /// Puts a script in the place of a program on the host.
     pub fn replace(&self, program: &str, script: &str) {
+        self.put(program, script.as_bytes());
+    }
+
+    /// Puts a file on the host, which may be executed.
+    pub fn put(&self, path: &str, content: &[u8]) {
         let ssh = self.dir.path().join("bin/ssh");
         let mut child = Command::new(ssh)
             .args(["-p", &self.ssh_port.to_string(), "root@127.0.0.1"])
-            .arg(format!("cat > {program}.new && chmod 755 {program}.new && mv {program}.new {program}"))
+            .arg(format!("cat > {path}.new && chmod 755 {path}.new && mv {path}.new {path}"))
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
-        std::io::Write::write_all(&mut child.stdin.take().unwrap(), script.as_bytes()).unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), content).unwrap();
         assert!(child.wait().unwrap().success());
     }
 

@@ -57,6 +57,17 @@ fn comes_and_goes(host: &Host, kind: &str, tools: &str, whose: &str) {
     assert_eq!(host.run(whose), "backhaul\n");
     let again = good(host.backhaul(&deploy));
     assert!(again.contains("nothing to do"), "{again}");
+    if kind == "deb" {
+        // Its installation was cut: it is there, but not installed. It is installed anew, and the service started again once,
+        // by the deployment.
+        host.run("sed -i '/^Package: backhaul$/,/^$/s/^Status: .*/Status: install ok half-configured/' /var/lib/dpkg/status");
+        host.run(": > /run/test-systemd/starts");
+        let mended = good(host.backhaul(&deploy));
+        assert!(mended.contains("replace the package backhaul"), "{mended}");
+        assert_eq!(host.run("dpkg-query -W -f '${Status}' backhaul"), "install ok installed");
+        assert_eq!(host.run("cat /run/test-systemd/starts"), "restart\n");
+        live(host);
+    }
     // The program beside the console does not replace what a package brought, and a named one is refused.
     let plain = &deploy[..deploy.len() - 2];
     assert!(good(host.backhaul(plain)).contains("nothing to do"));
@@ -76,6 +87,27 @@ fn a_deb_is_installed_and_removed_by_the_tool_of_the_distribution() {
     let host = Host::start(&Setup::default());
     host.run("find /var/tmp -mindepth 1 -delete");
     comes_and_goes(&host, "deb", "var/lib/dpkg", "dpkg-query -W -f '${Package}\n' backhaul && dpkg --verify backhaul");
+}
+
+/// As the page on installing tells it.
+#[test]
+fn by_hand_a_package_is_set_up_as_it_is_told() {
+    let host = Host::start(&Setup::default());
+    let package = packed(&host, "deb");
+    let told = include_str!("../../docs/installing.md");
+    let (_, told) = told.split_once("## From a package, by hand").unwrap();
+    let line = told.lines().find(|line| line.starts_with("install ")).unwrap();
+    let bytes = fs::read(&package).unwrap();
+    host.put("/root/backhaul.deb", &bytes);
+    host.run(&format!("rm -rf /etc/backhaul && dpkg -i /root/backhaul.deb > /dev/null && {line}"));
+    assert_eq!(
+        host.run("stat -c '%n %a %U:%G' /etc/backhaul /etc/backhaul/backhauld.toml"),
+        "/etc/backhaul 755 root:root\n/etc/backhaul/backhauld.toml 600 backhaul:backhaul\n"
+    );
+    host.run("backhauld --config /etc/backhaul/backhauld.toml --check-config");
+    // Where it listens is where the page looks for it.
+    assert!(host.run("grep ^listen /etc/backhaul/backhauld.toml").contains(":443\""));
+    assert!(told.contains("backhaul proxy add https://nas.example --token-file token"), "{told}");
 }
 
 #[test]

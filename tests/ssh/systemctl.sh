@@ -24,7 +24,7 @@ start() {
     umask "$(setting UMask)"
     setsid setpriv --reuid "$user" --regid "$user" --clear-groups --no-new-privs \
         --inh-caps=-all,+net_bind_service --ambient-caps=-all,+net_bind_service --bounding-set=-all,+net_bind_service \
-        $(setting ExecStart) < /dev/null > /var/log/backhauld.log 2>&1 &
+        $(setting ExecStart) < /dev/null > /var/log/backhauld.log 2>&1 9>&- &
     echo $! > $run/pid
 }
 stop() {
@@ -38,6 +38,11 @@ stop() {
     done
 }
 [ "$1" != --quiet ] || shift
+# What a test lets happen once, before something is done.
+if [ -e "$run/once-$1" ]; then
+    mv "$run/once-$1" "$run/happened"
+    sh "$run/happened" || exit 1
+fi
 case $1 in
     --version) echo "systemd 252 (test)" ;;
     daemon-reload) if unit=$(find_unit); then cp "$unit" $run/loaded; else rm -f $run/loaded; fi ;;
@@ -48,8 +53,9 @@ case $1 in
     disable) rm -f $wants ;;
     start) start ;;
     stop) stop ;;
-    restart) [ ! -e $run/broken ] || { stop; echo "Job for backhauld.service failed." >&2; exit 1; }; stop; start ;;
-    try-restart) alive || exit 0; stop; start ;;
+    restart) echo restart >> $run/starts
+        [ ! -e $run/broken ] || { stop; echo "Job for backhauld.service failed." >&2; exit 1; }; stop; start ;;
+    try-restart) alive || exit 0; echo try-restart >> $run/starts; stop; start ;;
     reset-failed | is-system-running) ;;
     show) echo "MainPID=$(cat $run/pid 2> /dev/null || echo 0)" ;;
     *) echo "systemctl: the test's one does not know $*" >&2; exit 1 ;;

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 
 use super::host::{Host, Setup, free_port};
-use super::{difference, good, live, proxies, refused, stderr};
+use super::{difference, good, live, proxies, refused, stderr, stdout};
 
 #[test]
 fn what_is_broken_can_be_removed_all_the_same() {
@@ -56,6 +56,69 @@ fn backups_and_other_file_systems_below_the_state_are_not_purged() {
     host.run("mv /usr/bin/rm.real /usr/bin/rm; umount /var/lib/backhaul/nas");
     good(host.backhaul(&purge[..]));
     assert_eq!(host.run("ls -d /var/lib/backhaul 2> /dev/null || :"), "");
+}
+
+#[test]
+fn a_state_that_is_a_file_system_of_its_own_is_emptied_and_stays() {
+    let host = Host::start(&Setup::default());
+    let (to, port) = (host.destination("root"), free_port().to_string());
+    host.run("mkdir /var/lib/backhaul && mount -t tmpfs state /var/lib/backhaul && mkdir /var/lib/backhaul/lost+found");
+    let before = host.contents();
+    good(host.backhaul(&["proxy", "deploy", "--ssh", &to, "--name", "p", "--port", &port, "--yes"]));
+    live(&host);
+    good(host.backhaul(&["proxy", "undeploy", "--ssh", &to, "--confirm", "p", "--purge"]));
+    let left = difference(&before, &host.contents());
+    assert!(left.iter().all(|line| line.starts_with("var/lib/backhaul d ")), "{left:?}");
+    assert_eq!(host.run("ls -A /var/lib/backhaul"), "lost+found\n");
+}
+
+#[test]
+fn an_account_that_could_not_be_taken_back_is_not_made() {
+    let host = Host::start(&Setup::default());
+    let to = host.destination("root");
+    host.run("mv /usr/sbin/userdel /usr/sbin/userdel.real");
+    let before = host.contents();
+    let deploy = ["proxy", "deploy", "--ssh", &to, "--name", "p", "--port", &free_port().to_string(), "--yes"];
+    refused(&host.backhaul(&deploy), 4, &["has no userdel", "make the account there"]);
+    assert_eq!(difference(&before, &host.contents()), [""; 0]);
+}
+
+#[test]
+fn what_was_removed_is_said_before_what_could_not_be_written_down() {
+    let host = Host::start(&Setup::default());
+    let (to, port) = (host.destination("root"), free_port().to_string());
+    good(host.backhaul(&["proxy", "deploy", "--ssh", &to, "--name", "p", "--port", &port, "--yes"]));
+    fs::remove_file(host.config().join("proxies.lock")).unwrap();
+    fs::create_dir(host.config().join("proxies.lock")).unwrap();
+    let output = host.backhaul(&["proxy", "undeploy", "--ssh", &to, "--confirm", "p", "--purge"]);
+    refused(&output, 1, &["console's configuration", "the proxy is removed", "backhaul proxy remove p"]);
+    assert!(stdout(&output).contains("removed the proxy p from"), "{}", stdout(&output));
+}
+
+/// Whoever does not want to wait for a proxy that does not answer need not.
+#[test]
+fn the_wait_for_others_ends_when_it_is_interrupted() {
+    let host = Host::start(&Setup::default());
+    let (to, port) = (host.destination("root"), free_port().to_string());
+    good(host.backhaul(&["proxy", "deploy", "--ssh", &to, "--name", "p", "--port", &port, "--yes"]));
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let path = host.config().join("proxies.toml");
+    let entry = format!(
+        "{}\n[[proxy]]\nname = \"silent\"\nurl = \"https://{}\"\ntoken = \"another-ones-token\"\nfingerprint = \"{}\"\n",
+        proxies(&host),
+        silent.local_addr().unwrap(),
+        "AB".repeat(32)
+    );
+    fs::write(&path, entry).unwrap();
+    let mut command = host.command(&["proxy", "undeploy", "--ssh", &to, "--confirm", "p", "--purge"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let _called = silent.accept().unwrap();
+    let id = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("silent cannot free all licences of p: interrupted"), "{}", stderr(&output));
+    assert!(proxies(&host).contains("silent") && !proxies(&host).contains("name = \"p\""), "{}", proxies(&host));
 }
 
 /// A daemon of this machine, which holds licences.
@@ -133,6 +196,6 @@ fn a_proxy_that_is_purged_frees_its_licence() {
     good(host.backhaul(&["proxy", "deploy", "--ssh", &to, "--name", "p", "--port", &port, "--yes"]));
     drop(held);
     let gone = host.backhaul(&[&undeploy[..], &["--purge"]].concat());
-    assert!(gone.status.success() && stderr(&gone).contains("holder cannot free the licences of p"), "{}", stderr(&gone));
+    assert!(gone.status.success() && stderr(&gone).contains("holder cannot free all licences of p"), "{}", stderr(&gone));
     assert!(!proxies(&host).contains("name = \"p\""));
 }

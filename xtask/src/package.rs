@@ -39,7 +39,8 @@ if [ "$1" = configure ]; then
     systemd-sysusers ${DPKG_ROOT:+--root="$DPKG_ROOT"} /usr/lib/sysusers.d/backhaul.conf
     if [ -z "$DPKG_ROOT" ] && [ -d /run/systemd/system ]; then
         systemctl daemon-reload
-        systemctl try-restart backhauld.service
+        # `backhaul proxy deploy --ssh` starts it again itself, once the settings are checked.
+        [ -n "${BACKHAUL_DEPLOYING:-}" ] || systemctl try-restart backhauld.service
     fi
 fi
 "#;
@@ -67,7 +68,8 @@ if [ "$1" = 0 ] && [ -d /run/systemd/system ]; then systemctl stop backhauld.ser
 %postun
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || :
-    if [ "$1" != 0 ]; then systemctl try-restart backhauld.service || :; fi
+    # `backhaul proxy deploy --ssh` starts it again itself, once the settings are checked.
+    if [ "$1" != 0 ] && [ -z "${BACKHAUL_DEPLOYING:-}" ]; then systemctl try-restart backhauld.service || :; fi
 fi
 "#;
 
@@ -198,8 +200,14 @@ fn version() -> Result<(String, String)> {
     if tagged && clean {
         return Ok((base.to_owned(), epoch));
     }
-    let commit = git(&["log", "-1", "--date=format-local:%Y%m%d%H%M", "--format=%cd.%h", "--abbrev=8"])?;
+    let commit = commit(Command::new("git").current_dir(workspace()))?;
     Ok((format!("{base}+{commit}{}", if clean { "" } else { ".changed" }), epoch))
+}
+
+/// Time and short name of the commit, the same wherever it is asked.
+fn commit(git: &mut Command) -> Result<String> {
+    git.env("TZ", "UTC").args(["log", "-1", "--date=format-local:%Y%m%d%H%M", "--format=%cd.%h", "--abbrev=8"]);
+    output(git)
 }
 
 fn pack(release: &Release, binaries: &Path, out: &Path, only: Option<&str>) -> Result<Vec<PathBuf>> {
@@ -400,4 +408,19 @@ fn output(command: &mut Command) -> Result<String> {
         String::from_utf8_lossy(&output.stderr).trim()
     );
     Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_commit_is_the_same_in_every_time_zone() {
+        let epoch: u64 = output(Command::new("git").args(["log", "-1", "--format=%ct"])).unwrap().parse().unwrap();
+        let clock = format!("{:02}{:02}", epoch / 3600 % 24, epoch / 60 % 60);
+        for zone in ["Asia/Kathmandu", "XXX-5:45", "UTC"] {
+            let commit = commit(Command::new("git").env("TZ", zone)).unwrap();
+            assert_eq!(&commit[8..12], clock, "{commit} in {zone}");
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use api::ErrorReport;
 
 use super::interrupt::Interrupt;
-use super::plan::{Content, Step};
+use super::plan::{Content, Plan, Step};
 use super::probe::paths;
 use super::session::{Payload, Script, Session, SshError};
 use crate::commands::failure::Failure;
@@ -13,8 +13,9 @@ use crate::commands::output;
 pub struct Work<'a> {
     session: &'a Session,
     interrupt: &'a Interrupt,
-    port: u16,
-    program: &'static str,
+    plan: &'a Plan,
+    /// Where the service listened that ran before, TCP port.
+    former_port: Option<u16>,
     /// Name of this run, by which its former files are known.
     run: String,
     done: Vec<&'a Step>,
@@ -23,16 +24,23 @@ pub struct Work<'a> {
 
 impl<'a> Work<'a> {
     /// Nothing done yet. `quiet`: no word about each step.
-    pub fn new(session: &'a Session, interrupt: &'a Interrupt, port: u16, program: &'static str, quiet: bool) -> Self {
+    pub fn new(session: &'a Session, interrupt: &'a Interrupt, plan: &'a Plan, former_port: Option<u16>, quiet: bool) -> Self {
         let run = uuid::Uuid::new_v4().simple().to_string();
-        Self { session, interrupt, port, program, run, done: Vec::new(), quiet }
+        Self { session, interrupt, plan, former_port, run, done: Vec::new(), quiet }
     }
 
     /// Does the steps. ctrl-C counts as a failure of the step it meets.
     ///
     /// # Errors
     /// [`Failure`], after all has been undone.
-    pub async fn perform(&mut self, steps: &'a [Step]) -> Result<(), Failure> {
+    pub async fn perform(&mut self) -> Result<(), Failure> {
+        let steps: &'a [Step] = &self.plan.steps;
+        if self.plan.again && !steps.is_empty() {
+            let begun = self.interrupt.ends(self.session.run(Script::BEGIN, &[], Payload::Nothing)).await.flatten();
+            if let Err(error) = begun {
+                return Err(self.give_up("begin", error.into()).await);
+            }
+        }
         for (index, step) in steps.iter().enumerate() {
             if !self.quiet {
                 output::aside(&format!("[{}/{}] {}", index + 1, steps.len(), step.words()));
@@ -41,6 +49,9 @@ impl<'a> Work<'a> {
             self.done.push(step);
             let done = self.interrupt.ends(self.act(step)).await.flatten();
             if let Err(error) = done {
+                if !self.quiet {
+                    output::aside("undoing what was done: what is still at work there ends first");
+                }
                 return Err(self.give_up(&step.words(), error.into()).await);
             }
         }
@@ -63,12 +74,26 @@ impl<'a> Work<'a> {
             }
         }
         // What ran before runs again once all its files are back.
+        let new_token = done.iter().any(|step| matches!(step, Step::Put { path: paths::TOKEN, .. }));
         for step in &done {
-            if let Step::Start { active, .. } = step
-                && let Err(error) = self.session.run(Script::RESUME, &[word(*active)], Payload::Nothing).await
-            {
-                failed(step, error);
+            if let Step::Start { active, .. } = step {
+                let port = self.former_port.unwrap_or(self.plan.port).to_string();
+                // A state that took up the new token has forgotten the former ones. One that nobody worked on before cannot
+                // tell by a start whether it can still be read.
+                let back = word(new_token || !active);
+                let values = [word(*active), port.as_str(), self.run.as_str(), back];
+                if let Err(error) = self.session.run(Script::RESUME, &values, Payload::Nothing).await {
+                    failed(step, error);
+                }
             }
+        }
+        // What an earlier run has put, and not started, is still to be taken up: its note stays.
+        if !left
+            && !self.plan.unfinished
+            && let Err(error) = self.session.run(Script::KEEP, &paths::KEPT, Payload::Nothing).await
+        {
+            report.causes.push(format!("cannot remove what was kept for undoing: {error}"));
+            left = true;
         }
         let remedy = report.next.take();
         let next = match (remedy, left) {
@@ -84,10 +109,10 @@ impl<'a> Work<'a> {
 
     /// All is well: what was kept for undoing goes. What cannot be removed does no harm, and is said.
     pub async fn keep(self) {
-        if self.done.is_empty() {
+        if self.done.is_empty() && !self.plan.leftovers {
             return;
         }
-        if let Err(error) = self.session.run(Script::KEEP, &paths::FILES, Payload::Nothing).await {
+        if let Err(error) = self.session.run(Script::KEEP, &paths::KEPT, Payload::Nothing).await {
             let host = self.session.destination();
             output::aside(&format!(
                 "note: files called *.backhaul-former-* stay on {host}, to be removed by the next run: {error}"
@@ -96,18 +121,18 @@ impl<'a> Work<'a> {
     }
 
     async fn act(&self, step: &Step) -> Result<(), SshError> {
-        let port = self.port.to_string();
+        let port = self.plan.port.to_string();
         let run = |script, values| self.session.run(script, values, Payload::Nothing);
         match step {
-            Step::Folder { path, mode, owner } => run(Script::FOLDER, &[path, mode, owner]).await?,
-            Step::Account => run(Script::ACCOUNT, &[]).await?,
+            Step::Folder { path, mode, owner } => run(Script::FOLDER, &[path, mode, owner, &self.run]).await?,
+            Step::Account => run(Script::ACCOUNT, &[&self.run]).await?,
             Step::Put { path, mode, owner, content, .. } => self.put(path, mode, owner, content).await?,
             Step::Package { kind, path, .. } => {
                 let sum = sum(&Content::File(path.clone()))?;
                 self.session.run(Script::PACKAGE, &[kind, &sum], Payload::File(path)).await?
             }
-            Step::Check => run(Script::CHECK, &[self.program]).await?,
-            Step::Start { .. } => run(Script::START, &[&port]).await?,
+            Step::Check => run(Script::CHECK, &[self.plan.program]).await?,
+            Step::Start { state, .. } => run(Script::START, &[&port, &self.run, word(*state)]).await?,
         };
         Ok(())
     }
@@ -128,16 +153,15 @@ impl<'a> Work<'a> {
     async fn undo(&self, step: &Step) -> Result<(), SshError> {
         let run = |script, values| self.session.run(script, values, Payload::Nothing);
         match step {
-            Step::Folder { path, .. } => run(Script::UNFOLDER, &[path]).await?,
-            Step::Account => run(Script::UNACCOUNT, &[]).await?,
+            Step::Folder { path, .. } => run(Script::UNFOLDER, &[path, &self.run]).await?,
+            Step::Account => run(Script::UNACCOUNT, &[&self.run]).await?,
             Step::Put { path, existed, .. } => self.take_back(path, *existed).await?,
             Step::Package { former: None, .. } => run(Script::UNPACKAGE, &[]).await?,
             Step::Package { former: Some(former), .. } => {
                 return Err(SshError::Script { code: 1, said: format!("the package of version {former} is not at hand") });
             }
             Step::Check => String::new(),
-            Step::Start { active: true, .. } => String::new(),
-            Step::Start { active: false, enabled } => run(Script::UNSTART, &[word(*enabled)]).await?,
+            Step::Start { enabled, .. } => run(Script::UNSTART, &[word(*enabled), word(self.plan.again)]).await?,
         };
         Ok(())
     }

@@ -1,5 +1,6 @@
-//! ctrl-C, heard from the first moment to the last: a signal that comes between two waits is not lost, and none ends this process
-//! before what was done on the host is undone.
+//! ctrl-C, and what else asks a program to end (SIGTERM, and SIGHUP of a terminal that closes), heard from the first moment to
+//! the last: a signal that comes between two waits is not lost, and none ends this process before what was done on the host is
+//! undone.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -16,12 +17,19 @@ impl Interrupt {
     /// # Errors
     /// [`SshError::Local`] when the system does not let it.
     pub fn listen() -> Result<Self, SshError> {
-        let mut interrupts =
-            signal(SignalKind::interrupt()).map_err(|source| SshError::Local { what: "listen for ctrl-C", source })?;
+        let listen = |kind| signal(kind).map_err(|source| SshError::Local { what: "listen for ctrl-C", source });
+        let mut interrupts = listen(SignalKind::interrupt())?;
+        let mut ends = listen(SignalKind::terminate())?;
+        let mut hangups = listen(SignalKind::hangup())?;
         let pressed = CancellationToken::new();
         let press = pressed.clone();
         tokio::spawn(async move {
-            if interrupts.recv().await.is_some() {
+            let heard = tokio::select! {
+                heard = interrupts.recv() => heard,
+                heard = ends.recv() => heard,
+                heard = hangups.recv() => heard,
+            };
+            if heard.is_some() {
                 press.cancel();
             }
         });

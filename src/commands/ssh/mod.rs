@@ -54,6 +54,9 @@ pub struct SshArgs {
     /// With --ssh: name or address under which consoles reach it [default: the one that ssh connects to]
     #[arg(long, value_name = "HOST", requires = "ssh")]
     pub host: Option<String>,
+    /// With --ssh: where a proxy is whose token this console does not know, give it a new one; all who knew it lose their access
+    #[arg(long, requires = "ssh")]
+    pub new_token: bool,
 }
 
 /// What was answered to a parameter of the deployment, by the parameter's id.
@@ -95,12 +98,12 @@ pub async fn deploy(common: &Common, request: Request) -> Result<(), Failure> {
 
     let interrupt = Interrupt::listen()?;
     let mut session = Session::open(&destination, &interrupt).await?;
-    let (found, standing) = interrupt.ends(look(&mut session, &known)).await??;
+    let (found, standing) = interrupt.ends(look(&mut session, &known, request.plan)).await??;
     let host = destination.to_string();
     let plan = plan::plan(&host, &found, &standing, &wishes, &source)?;
     // The console may call it otherwise. One that only has its name may be another proxy: it says nothing about this one.
     let same = known.iter().find(|proxy| Some(proxy.fingerprint) == standing.fingerprint);
-    let url = address(request.ssh.host.as_deref(), same, &session, plan.port)?;
+    let url = address(request.ssh.host.as_deref(), same, &session, &plan)?;
     let entry = same.or_else(|| known.iter().find(|proxy| proxy.name == plan.name));
     check_name(&plan.name).map_err(|why| Failure::usage(format!("proxy name {:?}: {why}", plan.name)))?;
     if let Some(entry) = entry.filter(|entry| same.is_none() && entry.url != url && entry.token != plan.token) {
@@ -110,7 +113,7 @@ pub async fn deploy(common: &Common, request: Request) -> Result<(), Failure> {
         )
         .next("choose another name with --name, or `backhaul proxy remove` it"));
     }
-    present(common, &request, &plan, &found, &url, interrupted(&standing, &plan))?;
+    present(common, &request, &plan, &found, &url, interrupted(&found, &standing, &plan))?;
     if request.plan {
         return Ok(());
     }
@@ -122,8 +125,8 @@ pub async fn deploy(common: &Common, request: Request) -> Result<(), Failure> {
             return Err(Failure::refused("NOT_AGREED", "nothing was touched").next("--yes does it without asking"));
         }
     }
-    let mut work = Work::new(&session, &interrupt, plan.port, plan.program, common.json);
-    work.perform(&plan.steps).await?;
+    let mut work = Work::new(&session, &interrupt, &plan, plan::former_port(&found), common.json);
+    work.perform().await?;
     let finished = interrupt.ends(finish(&session, &plan, &url, &dir, entry)).await;
     let finished = finished.unwrap_or_else(|interrupted| Err(("see the proxy answer", interrupted.into())));
     let (reach, fingerprint, new_entry) = match finished {
@@ -138,8 +141,12 @@ pub async fn deploy(common: &Common, request: Request) -> Result<(), Failure> {
     report(common, &plan, &found, &url, fingerprint, changed, &reach)
 }
 
-async fn look(session: &mut Session, known: &[Proxy]) -> Result<(Found, Standing), Failure> {
+async fn look(session: &mut Session, known: &[Proxy], only: bool) -> Result<(Found, Standing), Failure> {
     probe::enter(session).await?;
+    // From here on nobody else changes what the plan is made of.
+    if !only {
+        session.hold().await?;
+    }
     let found = probe::probe(session).await?;
     let standing = standing(session, &found, known).await?;
     Ok((found, standing))
@@ -175,15 +182,20 @@ async fn finish(
     let proxy = Proxy { name, url: url.clone(), token: plan.token.clone(), fingerprint };
     let new_entry = entry != Some(&proxy);
     if new_entry {
-        Config::put_proxy(dir, proxy).map_err(|error| (KEEP, error.into()))?;
+        // As the file is now: others may have changed it while the steps were done.
+        Config::adopt(dir, proxy, entry).map_err(|error| (KEEP, error.into()))?;
     }
     Ok((reach, fingerprint, new_entry))
 }
 
-/// How many runs the restart interrupts.
-fn interrupted(standing: &Standing, plan: &Plan) -> usize {
+/// How many runs the restart interrupts; none: nobody could be asked.
+fn interrupted(found: &Found, standing: &Standing, plan: &Plan) -> Option<usize> {
     let restarts = plan.steps.iter().any(|step| matches!(step, plan::Step::Start { active: true, .. }));
-    standing.status.as_ref().filter(|_| restarts).map_or(0, |status| status.running.len())
+    match &standing.status {
+        Some(status) if restarts => Some(status.running.len()),
+        None if restarts && found.mark.is_some() => None,
+        _ => Some(0),
+    }
 }
 
 fn wishes(request: &Request) -> Result<Wishes, Failure> {
@@ -211,7 +223,8 @@ fn wishes(request: &Request) -> Result<Wishes, Failure> {
             return Err(Failure::usage("the HTTP proxy is no URL like http://[user:password@]proxy.example:3128"));
         }
     }
-    Ok(Wishes { name, site: plain("site", (request.answer)("site"))?, port, http_proxy })
+    let site = plain("site", (request.answer)("site"))?;
+    Ok(Wishes { name, site, port, http_proxy, new_token: request.ssh.new_token })
 }
 
 /// The daemon beside this program.
@@ -226,12 +239,16 @@ fn beside() -> Result<PathBuf, Failure> {
         .next("name what to install with --package FILE"))
 }
 
-/// Where consoles will look for it: what was said, else what this console knows of the very same, else where ssh goes.
-fn address(said: Option<&str>, same: Option<&Proxy>, session: &Session, port: u16) -> Result<Url, Failure> {
+/// Where consoles will look for it: what was said, else what this console knows of the very same, else where ssh goes. A port
+/// that something forwards to it is kept while it does not move itself.
+fn address(said: Option<&str>, same: Option<&Proxy>, session: &Session, plan: &Plan) -> Result<Url, Failure> {
+    if let Some(entry) = same.filter(|_| said.is_none() && !plan.moves) {
+        return Ok(entry.url.clone());
+    }
     let known = same.map(|entry| entry.url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned());
     let host = said.map(|host| host.trim_matches(['[', ']']).to_owned()).or(known).unwrap_or_else(|| session.host().to_owned());
     let host = if host.contains(':') { format!("[{host}]") } else { host };
-    let text = format!("https://{host}:{port}");
+    let text = format!("https://{host}:{}", plan.port);
     check_url(&text).map_err(|why| Failure::usage(format!("{text}: {why}")).next("name its address with --host"))
 }
 
@@ -239,11 +256,19 @@ fn shown(url: &Url) -> &str {
     url.as_str().trim_end_matches('/')
 }
 
-fn present(common: &Common, request: &Request, plan: &Plan, found: &Found, url: &Url, running: usize) -> Result<(), Failure> {
+fn present(
+    common: &Common,
+    request: &Request,
+    plan: &Plan,
+    found: &Found,
+    url: &Url,
+    running: Option<usize>,
+) -> Result<(), Failure> {
     let steps: Vec<String> = plan.steps.iter().map(plan::Step::words).collect();
     if common.json {
         return Ok(output::json(&serde_json::json!({
             "name": plan.name, "site": plan.site, "url": shown(url), "steps": steps, "interruptedRuns": running,
+            "notes": plan.notes,
         }))?);
     }
     let fact = |key: &str| found.facts.get(key).unwrap_or("?").to_owned();
@@ -269,8 +294,13 @@ fn present(common: &Common, request: &Request, plan: &Plan, found: &Found, url: 
             output::line(&output::printable(&format!("  {step}")))?;
         }
     }
-    if running > 0 {
-        output::line(&format!("note: {running} running runs will be interrupted"))?;
+    match running {
+        Some(0) => {}
+        Some(running) => output::line(&format!("note: {running} running runs will be interrupted"))?,
+        None => output::line("note: the proxy there could not be asked for its runs; those that run will be interrupted")?,
+    }
+    for note in &plan.notes {
+        output::line(&output::printable(&format!("note: {note}")))?;
     }
     Ok(())
 }

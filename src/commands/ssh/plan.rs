@@ -1,6 +1,6 @@
 //! What a deployment is going to do: the difference between what is wanted and what a host has. Nothing is touched here.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use packages::{Inspected, Kind, Needs};
@@ -31,6 +31,8 @@ pub struct Wishes {
     pub port: Option<u16>,
     /// HTTP proxy for downloads; may hold a password. Empty: none.
     pub http_proxy: Option<String>,
+    /// Whether a proxy whose token nobody here knows gets a new one.
+    pub new_token: bool,
 }
 
 /// The program, as a file of some kind on this machine.
@@ -151,6 +153,8 @@ pub enum Step {
     Check,
     /// Starts the service, or starts it again.
     Start {
+        /// Whether there is a state, of which a copy is to be made first.
+        state: bool,
         /// Whether it runs now.
         active: bool,
         /// Whether it is started with the system now.
@@ -182,6 +186,18 @@ pub struct Plan {
     pub site: Option<String>,
     /// TCP port.
     pub port: u16,
+    /// Where it listens, as seen on its host.
+    pub near: SocketAddr,
+    /// Whether it listens on another port than consoles know of.
+    pub moves: bool,
+    /// Whether there is a deployment already, which this changes.
+    pub again: bool,
+    /// Whether a run that was cut has put what is still to be started.
+    pub unfinished: bool,
+    /// Whether an earlier run has left something to be cleaned up.
+    pub leftovers: bool,
+    /// What is to be known before it is agreed to.
+    pub notes: Vec<String>,
     /// The token, new or the one that is there. A secret.
     pub token: client::Token,
     /// Where the program stands afterwards.
@@ -198,7 +214,7 @@ pub fn plan(host: &str, found: &Found, standing: &Standing, wishes: &Wishes, sou
     let form = form(host, found, source)?;
     if let Some(why) = &found.bad_token {
         return Err(Failure::refused("UNFIT_HOST", format!("{} on {host} is no good: {why}", paths::TOKEN))
-            .next("remove it there: the same command makes a new one"));
+            .next("remove it there: the same command with --new-token makes a new one"));
     }
     // An account that an earlier deployment has left with its files is ours, too.
     let made_account = !found.is("account") || found.is("account-made");
@@ -217,9 +233,16 @@ pub fn plan(host: &str, found: &Found, standing: &Standing, wishes: &Wishes, sou
     let program = if form == Form::Program { paths::PROGRAM } else { paths::PACKAGED_PROGRAM };
 
     // After a rotation there is none on the host; then the one that the proxy accepted counts.
-    let kept = standing.token.as_ref().or(found.token.as_ref());
+    let kept = standing.token.clone().or_else(|| token_of(found));
     let new = kept.is_none();
-    let token = kept.map_or_else(new_token, |token| Ok(token.clone()))?;
+    let mut notes = Vec::new();
+    let token = match kept {
+        Some(token) => token,
+        None => {
+            lost_token(host, found, wishes, &config, &mut notes)?;
+            new_token()?
+        }
+    };
     let mut steps = Vec::new();
     let put = |steps: &mut Vec<Step>, wanted: bool, what, path, mode, owner, content| {
         if wanted {
@@ -233,6 +256,11 @@ pub fn plan(host: &str, found: &Found, standing: &Standing, wishes: &Wishes, sou
     let text = Content::Bytes(mark.text().into_bytes());
     put(&mut steps, found.mark.is_none(), "the mark of this deployment", paths::MARK, "0644", "root:root", text);
     if !found.is("account") {
+        // What makes it is also needed to take it back.
+        if let Some(tool) = ["useradd", "userdel"].into_iter().find(|tool| !found.facts.has("tool", tool)) {
+            return Err(Failure::refused("UNFIT_HOST", format!("{host} has no {tool}, which the account backhaul is made with"))
+                .next("make the account there: a system account without password, with a group of its name"));
+        }
         steps.push(Step::Account);
     }
     if !found.exists(paths::STATE) {
@@ -245,7 +273,9 @@ pub fn plan(host: &str, found: &Found, standing: &Standing, wishes: &Wishes, sou
     put(&mut steps, changed, "the settings", paths::CONFIG, "0600", OWN, Content::Bytes(text.into_bytes()));
     let before = steps.len();
     program_steps(host, found, source, form, &mut steps)?;
-    if changed || steps.len() > before {
+    // A run that was cut may have put all of it, and not have started it.
+    let unfinished = found.is("unfinished");
+    if changed || unfinished || steps.len() > before {
         steps.push(Step::Check);
     }
     if form == Form::Program {
@@ -255,18 +285,41 @@ pub fn plan(host: &str, found: &Found, standing: &Standing, wishes: &Wishes, sou
     }
     let (active, enabled) = (found.is("active"), found.is("enabled"));
     // A mark alone, without anything else to do, needs no restart; a token counts from a start on.
+    let state = found.exists(paths::DATABASE);
     if steps.len() > before || changed || new || !active || !enabled {
-        steps.push(Step::Start { active, enabled });
+        steps.push(Step::Start { state, active, enabled });
     }
     if found.facts.has("port", &port.to_string()) && !(active && found.mark.is_some() && former_port(found) == Some(port)) {
         return Err(Failure::refused("PORT_IN_USE", format!("something listens on port {port} of {host} already"))
             .next(format!("`ss -ltnp sport = :{port}` there says what; or choose another port with --port")));
     }
     if !steps.is_empty() {
-        room(host, found, "/var/lib", STATE_ROOM)?;
+        let copy = found.facts.get("state-kib").and_then(|kib| kib.parse().ok()).unwrap_or(0);
+        room(host, found, "/var/lib", STATE_ROOM + if state { copy } else { 0 })?;
         room(host, found, "/etc", 1 << 10)?;
     }
-    Ok(Plan { name, site, port, token, program, steps })
+    // The settings change in nothing but the port: one that was cut on its way to another one has left them.
+    let moves = former_port(found) != Some(port) || found.facts.has("former", paths::CONFIG);
+    let (again, leftovers) = (found.mark.is_some(), found.facts.get("former").is_some() || unfinished);
+    Ok(Plan { name, site, port, near: near(&config), moves, again, unfinished, leftovers, notes, token, program, steps })
+}
+
+/// Whether a token may be put over a state that is there: other consoles may know the one that it has.
+fn lost_token(host: &str, found: &Found, wishes: &Wishes, config: &Table, notes: &mut Vec<String>) -> Result<(), Failure> {
+    let unknown = |text: String| Failure::refused("TOKEN_UNKNOWN", text);
+    if config.contains_key("token_file") || config.contains_key("token") {
+        return Err(unknown(format!("the token of the proxy on {host} is in the file that its settings name, or in them"))
+            .next("`backhaul proxy add` with that token makes it known here; then the same command again"));
+    }
+    if !found.exists(paths::DATABASE) {
+        return Ok(());
+    }
+    if found.mark.is_some() && !wishes.new_token {
+        return Err(unknown(format!("the proxy on {host} has another token than its first, and this console does not know it"))
+            .next("use a console that knows it; or --new-token gives it a new one, and all others lose their access"));
+    }
+    notes.push("the state there gets a new token: consoles that know the former one lose their access".into());
+    Ok(())
 }
 
 /// How the program comes, or why it must not.
@@ -343,7 +396,7 @@ fn package(
     steps: &mut Vec<Step>,
 ) -> Result<(), Failure> {
     let former = found.facts.get("package").map(str::to_owned);
-    if former.as_deref() == Some(version) {
+    if former.as_deref() == Some(version) && found.is("package-whole") {
         return Ok(());
     }
     if !found.facts.has("tool", tool) {
@@ -394,6 +447,29 @@ fn settings(host: &str, text: &str) -> Result<Table, Failure> {
 
 fn listen_of(config: &Table) -> Option<SocketAddr> {
     config.get("listen")?.as_str()?.parse().ok()
+}
+
+/// Where one listens, as seen on its host.
+fn near(config: &Table) -> SocketAddr {
+    let listen = listen_of(config).unwrap_or_else(|| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), PORT));
+    // What listens on all addresses of IPv6 does so on those of IPv4, too.
+    let ip = if listen.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { listen.ip() };
+    SocketAddr::new(ip, listen.port())
+}
+
+/// Where the one that is there listens, as seen on its host.
+pub fn near_of(found: &Found) -> Option<SocketAddr> {
+    Some(near(&toml::from_str(found.config.as_deref()?).ok()?))
+}
+
+/// The token that the host has: of the settings, or else of its file.
+pub fn token_of(found: &Found) -> Option<client::Token> {
+    let config: Table = found.config.as_deref().and_then(|text| toml::from_str(text).ok()).unwrap_or_default();
+    match (word(&config, "token"), config.contains_key("token_file")) {
+        (Some(token), _) => client::Token::new(token).ok(),
+        (None, true) => None,
+        (None, false) => found.token.clone(),
+    }
 }
 
 fn port_of(config: &Table) -> Option<u16> {

@@ -23,8 +23,20 @@ pub mod paths {
     pub const STATE: &str = "/var/lib/backhaul";
     /// The token that clients prove themselves with.
     pub const TOKEN: &str = "/var/lib/backhaul/token";
-    /// All files that are put.
-    pub const FILES: [&str; 5] = [PROGRAM, UNIT, CONFIG, MARK, TOKEN];
+    /// The database of the state: where it is, a daemon has worked.
+    pub const DATABASE: &str = "/var/lib/backhaul/state.db";
+    /// What former files, copies and notes of a run are beside, under its name.
+    pub const KEPT: [&str; 9] = [
+        PROGRAM,
+        UNIT,
+        CONFIG,
+        MARK,
+        TOKEN,
+        "/var/lib/backhaul/state",
+        "/var/lib/backhaul/made",
+        "/etc/backhaul/made",
+        "/run/backhaul-account",
+    ];
 }
 
 /// The oldest systemd whose units can have a state folder.
@@ -168,11 +180,15 @@ pub async fn probe(session: &Session) -> Result<Found, Failure> {
         found.mark = Some(Mark::parse(&text).map_err(|why| unfit(format!("cannot work on {host}: {why}")))?);
     }
     found.config = found.read(session, paths::CONFIG).await?;
-    if let Some(text) = found.read(session, paths::TOKEN).await? {
-        match client::Token::new(&text) {
+    match found.read(session, paths::TOKEN).await {
+        Ok(Some(text)) => match client::Token::new(&text) {
             Ok(token) => found.token = Some(token),
             Err(why) => found.bad_token = Some(why),
-        }
+        },
+        Ok(None) => {}
+        // What its owner cannot read is not the daemon's, but what somebody has put in its place.
+        Err(SshError::Script { said, .. }) => found.bad_token = Some(format!("its owner cannot read it: {said}")),
+        Err(error) => return Err(error.into()),
     }
     Ok(found)
 }

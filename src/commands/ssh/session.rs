@@ -5,6 +5,7 @@
 //! process list. It also makes no difference which shell the account has, or that `sudo` logs what it runs.
 
 use std::fs::DirBuilder;
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpListener;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 
 use super::interrupt::Interrupt;
@@ -21,8 +22,14 @@ use crate::commands::failure::{Exit, Failure};
 
 /// What the master connection prints when it stands.
 const READY: &str = "backhaul-ready";
-/// For a script; the longest waits a minute for the service.
-const SCRIPT: Duration = Duration::from_secs(180);
+/// For a script; the longest waits two minutes for one that was cut, and one each for the service's end and start.
+const SCRIPT: Duration = Duration::from_secs(300);
+/// For what `ssh` says after it has ended.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+/// Between two signs of life; without one for a minute the host is let go.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+/// How [`Script::HOLD`] ends when another one holds the host.
+const HELD: i32 = 75;
 /// The slowest line that a copy is waited for, bytes per second.
 const SLOWEST: u64 = 16 << 10;
 /// Most that is kept of what a script prints, bytes.
@@ -125,9 +132,17 @@ pub enum SshError {
     #[error("interrupted")]
     Interrupted,
     /// A script took too long.
-    #[error("{destination} did not answer within {} s", SCRIPT.as_secs())]
+    #[error("{destination} did not answer within {} s", limit.as_secs())]
     Silent {
         /// Where to.
+        destination: String,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// Somebody else is at work there.
+    #[error("another deployment or removal is under way on {destination}")]
+    Held {
+        /// Where.
         destination: String,
     },
     /// A script ended otherwise than well.
@@ -164,6 +179,8 @@ impl From<SshError> for Failure {
             SshError::Connect { .. } | SshError::Lost { .. } | SshError::Silent { .. } => {
                 Failure { exit: Exit::Unreachable, report: Some(api::ErrorReport::new("SSH", message)) }
             }
+            SshError::Held { .. } => Failure::refused("UNDER_WAY", message)
+                .next("wait until it is over: it may be waiting for an answer at another console"),
             SshError::Interrupted => Failure::failed("INTERRUPTED", message),
             SshError::Local { .. } | SshError::Script { .. } => Failure::failed("SSH", message),
         };
@@ -198,6 +215,8 @@ macro_rules! scripts {
 
 scripts! {
     HELLO "scripts/hello.sh"
+    HOLD "scripts/hold.sh"
+    BEGIN "scripts/begin.sh"
     PROBE "scripts/probe.sh"
     READ "scripts/read.sh"
     PUT "scripts/put.sh"
@@ -224,13 +243,19 @@ pub struct Session {
     /// The name or address that `ssh` makes of the destination's host.
     host: String,
     folder: PathBuf,
-    /// Held for its standard input: when that closes, by whatever end of this process, the connection ends.
     master: Child,
+    /// The master's standard input: when it closes, by whatever end of this process, the connection ends.
+    _life: ChildStdin,
     root: bool,
+    /// Keeps others away from the host.
+    hold: Option<JoinHandle<()>>,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
+        if let Some(hold) = &self.hold {
+            hold.abort();
+        }
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
@@ -251,21 +276,24 @@ impl Session {
         command.arg(format!("exec /bin/sh -c 'echo {READY}; exec cat > /dev/null'"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut master = command.spawn().map_err(no_ssh)?;
-        let (Some(output), Some(errors)) = (master.stdout.take(), master.stderr.take()) else {
+        // The input, too: waiting for the child's end would close it.
+        let (Some(life), Some(output), Some(errors)) = (master.stdin.take(), master.stdout.take(), master.stderr.take()) else {
             return Err(no_ssh(std::io::Error::other("no pipes")));
         };
         let errors = tokio::spawn(listen(errors, std::io::IsTerminal::is_terminal(&std::io::stderr())));
-        let session = Self { destination: destination.clone(), host, folder, master, root: false };
+        let mut session = Self { destination: destination.clone(), host, folder, master, _life: life, root: false, hold: None };
         let mut lines = BufReader::new(output).lines();
         loop {
             let line = tokio::select! {
                 line = lines.next_line() => line,
+                // What it has started may outlive it, and hold on to its output.
+                _ = session.master.wait() => Ok(None),
                 () = interrupt.pressed() => {
                     // Not killed: it may be asking for a password, and then puts the terminal in order first.
                     if let Some(id) = session.master() {
                         let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
                     }
-                    let _ = errors.await;
+                    let _ = tokio::time::timeout(LAST_WORDS, errors).await;
                     return Err(SshError::Interrupted);
                 }
             };
@@ -274,7 +302,8 @@ impl Session {
                 // Start-up files of the login may talk.
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => {
-                    let said = errors.await.unwrap_or_default();
+                    let said = tokio::time::timeout(LAST_WORDS, errors).await;
+                    let said = said.ok().and_then(Result::ok).unwrap_or_default();
                     return Err(SshError::Connect { destination: destination.to_string(), said });
                 }
             }
@@ -306,14 +335,7 @@ impl Session {
     /// # Errors
     /// [`SshError`].
     pub async fn run(&self, script: Script, values: &[&str], payload: Payload<'_>) -> Result<String, SshError> {
-        let mut command = self.client();
-        self.destination.arguments(&mut command);
-        // Exactly the script is read, byte for byte, and the rest is left to it.
-        let sudo = if self.root { "sudo -n " } else { "" };
-        let length = script.0.len();
-        command.arg(format!("exec {sudo}/bin/sh -c 'eval \"$(dd bs=1 count={length} 2>/dev/null)\"'"));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().map_err(no_ssh)?;
+        let mut child = self.command(&script).spawn().map_err(no_ssh)?;
         let (Some(mut input), Some(output), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
             return Err(no_ssh(std::io::Error::other("no pipes")));
         };
@@ -348,7 +370,7 @@ impl Session {
             (output, errors, status)
         };
         let limit = SCRIPT + Duration::from_secs(payload_bytes / SLOWEST);
-        let silent = |_| SshError::Silent { destination: self.destination.to_string() };
+        let silent = |_| SshError::Silent { destination: self.destination.to_string(), limit };
         let (output, errors, status) = tokio::time::timeout(limit, talk).await.map_err(silent)?;
         let status = status.map_err(|source| SshError::Local { what: "wait for ssh", source })?;
         let begun = output.split_once("backhaul-begin\n").map(|(_, rest)| rest.to_owned());
@@ -367,11 +389,61 @@ impl Session {
         }
     }
 
-    /// Opens a local port that leads through the connection to a port of the host's own loopback address.
+    /// Keeps other deployments and removals away from the host until this session ends, however it ends.
+    ///
+    /// # Errors
+    /// [`SshError::Held`] by another one.
+    pub async fn hold(&mut self) -> Result<(), SshError> {
+        let mut child = self.command(&Script::HOLD).spawn().map_err(no_ssh)?;
+        let (Some(mut input), Some(output), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
+            return Err(no_ssh(std::io::Error::other("no pipes")));
+        };
+        let destination = self.destination.to_string();
+        let talk = async {
+            let _ = input.write_all(Script::HOLD.0.as_bytes()).await;
+            let mut lines = BufReader::new(output).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                if line == "held" {
+                    return Ok(());
+                }
+            }
+            drop(lines);
+            let (status, said) = tokio::join!(child.wait(), listen(errors, false));
+            let status = status.map_err(|source| SshError::Local { what: "wait for ssh", source })?;
+            Err(match status.code() {
+                Some(HELD) => SshError::Held { destination: destination.clone() },
+                Some(code) if code != 255 => SshError::Script { code, said: said.trim().to_owned() },
+                _ => SshError::Lost { destination: destination.clone(), said },
+            })
+        };
+        let silent = |_| SshError::Silent { destination: self.destination.to_string(), limit: SCRIPT };
+        tokio::time::timeout(SCRIPT, talk).await.map_err(silent)??;
+        self.hold = Some(tokio::spawn(async move {
+            // The program ends with this task, and with it the hold.
+            let _child = child;
+            while input.write_all(b".").await.is_ok() {
+                tokio::time::sleep(SIGN_OF_LIFE).await;
+            }
+        }));
+        Ok(())
+    }
+
+    /// `ssh` with a script that comes on its standard input: exactly the script is read, byte for byte, and the rest is left to it.
+    fn command(&self, script: &Script) -> Command {
+        let mut command = client(&self.folder);
+        self.destination.arguments(&mut command);
+        let sudo = if self.root { "sudo -n " } else { "" };
+        let length = script.0.len();
+        command.arg(format!("exec {sudo}/bin/sh -c 'eval \"$(dd bs=1 count={length} 2>/dev/null)\"'"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+    }
+
+    /// Opens a local port that leads through the connection to an address of the host's own.
     ///
     /// # Errors
     /// No port can be had here.
-    pub async fn tunnel(&self, port: u16) -> Result<Tunnel, SshError> {
+    pub async fn tunnel(&self, to: SocketAddr) -> Result<Tunnel, SshError> {
         let failed = |source| SshError::Local { what: "open a local port", source };
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?.port();
@@ -380,7 +452,7 @@ impl Session {
             let mut open = tokio::task::JoinSet::new();
             while let Ok((mut socket, _)) = listener.accept().await {
                 let mut command = client(&folder);
-                command.arg("-W").arg(format!("127.0.0.1:{port}"));
+                command.arg("-W").arg(to.to_string());
                 destination.arguments(&mut command);
                 command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
                 open.spawn(async move {
@@ -396,10 +468,6 @@ impl Session {
             }
         });
         Ok(Tunnel { port: local, task })
-    }
-
-    fn client(&self) -> Command {
-        client(&self.folder)
     }
 }
 
@@ -418,10 +486,10 @@ impl Drop for Tunnel {
 
 /// `ssh` with what all uses share.
 fn ssh(folder: &Path) -> Command {
-    // ctrl-C is for us: we put back what was begun, and for that the connection must stay. What is ignored stays ignored in
-    // the program that the shell becomes.
+    // ctrl-C, and a terminal that closes, are for us: we put back what was begun, and for that the connection must stay. What is
+    // ignored stays ignored in the program that the shell becomes.
     let mut command = Command::new("/bin/sh");
-    command.args(["-c", "trap '' INT; exec ssh \"$@\"", "ssh"]);
+    command.args(["-c", "trap '' INT HUP; exec ssh \"$@\"", "ssh"]);
     command.arg("-o").arg(format!("ControlPath={}", folder.join("s").display()));
     // Whatever else the configuration says of this host, here no terminal, no forwarding and no other command is wanted.
     command.args(["-T", "-a", "-x", "-e", "none", "-o", "RemoteCommand=none", "-o", "PermitLocalCommand=no"]);

@@ -85,42 +85,69 @@ pub async fn undeploy(common: &Common, arguments: UndeployArgs) -> Result<(), Fa
     };
     let word = |yes: bool, other: &'static str| if yes { "yes" } else { other };
     let account = if mark.made_account { "made" } else { "found" };
-    let removed = session.run(Script::REMOVE, &[form, account, word(arguments.purge, "no")], Payload::Nothing).await;
+    let values = [form, account, word(arguments.purge, "no")];
+    let removing = session.run(Script::REMOVE, &values, Payload::Nothing);
+    tokio::pin!(removing);
+    let removed = match interrupt.ends(&mut removing).await {
+        Ok(removed) => removed,
+        // Half of it would be worse than all of it.
+        Err(_) => {
+            output::aside("the removal has begun and is being finished");
+            removing.await
+        }
+    };
     removed.map_err(|error| {
         named("remove all of it", error.into()).next(format!("the same command goes on where this one ended: {destination}"))
     })?;
-    // Only the entry of this very proxy: certificate or token is what both have.
-    let same = |proxy: &Proxy| standing.fingerprint == Some(proxy.fingerprint) || found.token.as_ref() == Some(&proxy.token);
-    let entry = known.iter().find(|proxy| same(proxy));
+    let mine = own(&known, &standing, plan::token_of(&found).as_ref());
+    let entry = mine.first().copied();
     let called = entry.map_or(&name, |entry| &entry.name);
-    let freed = if arguments.purge {
-        let others: Vec<&Proxy> = known.iter().filter(|proxy| !same(proxy)).collect();
-        free(&others, standing.status.as_ref().map(|status| status.id.as_str()), called).await
-    } else {
-        Freed::default()
-    };
-    if let Some(entry) = entry {
-        Config::remove_proxy(&dir, &entry.name)?;
+    let mut freed = Freed::default();
+    if arguments.purge {
+        let others: Vec<&Proxy> = known.iter().filter(|proxy| !mine.contains(proxy)).collect();
+        let id = standing.status.as_ref().map(|status| status.id.as_str());
+        freed = free(&others, id, called, &interrupt).await;
     }
+    let pins: Vec<tls::Fingerprint> = mine.iter().map(|proxy| proxy.fingerprint).collect();
+    let dropped = match pins.is_empty() {
+        true => Ok(Vec::new()),
+        false => Config::drop_proxy(&dir, |proxy| pins.contains(&proxy.fingerprint)),
+    };
     for note in &freed.notes {
         output::aside(&output::printable(&format!("note: {note}")));
     }
-    let forgotten = entry.map(|entry| entry.name.clone());
+    let forgotten = dropped.as_ref().ok().and_then(|names| names.first().cloned());
     if common.json {
-        return Ok(output::json(&serde_json::json!({
+        output::json(&serde_json::json!({
             "removed": name, "purged": arguments.purge, "forgotten": forgotten, "freed": freed.licenses,
-        }))?);
+        }))?;
+    } else {
+        output::line(&output::printable(&format!("removed the proxy {name} from {destination}, {data}")))?;
+        for license in &freed.licenses {
+            output::line(&output::printable(&format!("licence {license} no longer serves {called}")))?;
+        }
     }
-    output::line(&output::printable(&format!("removed the proxy {name} from {destination}, {data}")))?;
-    for license in &freed.licenses {
-        output::line(&output::printable(&format!("licence {license} no longer serves {called}")))?;
+    let next = format!("the proxy is removed; `backhaul proxy remove {called}` takes it out of the configuration later");
+    dropped.map(drop).map_err(|error| named("take it out of the console's configuration", error.into()).next(next))
+}
+
+/// The entries of this very proxy: those of its certificate. Of one that does not tell it, that of its token, if that is not
+/// shared.
+fn own<'a>(known: &'a [Proxy], standing: &Standing, token: Option<&client::Token>) -> Vec<&'a Proxy> {
+    if let Some(pin) = standing.fingerprint {
+        return known.iter().filter(|proxy| proxy.fingerprint == pin).collect();
     }
-    Ok(())
+    let mut own: Vec<&Proxy> = known.iter().filter(|proxy| Some(&proxy.token) == token).collect();
+    if own.len() > 1 {
+        own.clear();
+    }
+    own
 }
 
 /// Looks at the host, without asking that what runs there is in order: it is going to go.
 async fn look(session: &mut Session, known: &[Proxy]) -> Result<(Found, Standing), Failure> {
     probe::enter(session).await?;
+    session.hold().await?;
     let found = probe::probe(session).await?;
     let standing = standing(session, &found, known).await.unwrap_or_else(|failure| {
         let why = failure.report.map(|report| report.message).unwrap_or_default();
@@ -160,44 +187,78 @@ struct Freed {
 }
 
 /// Frees, at all others, the licences that are noted as its own. `id`: what it calls itself, where it still said so; `called`:
-/// its name on this console.
-async fn free(others: &[&Proxy], id: Option<&str>, called: &str) -> Freed {
-    let (mut licenses, mut notes) = (BTreeSet::new(), Vec::new());
+/// its name on this console. ctrl-C ends the wait for those that do not answer.
+async fn free(others: &[&Proxy], id: Option<&str>, called: &str, interrupt: &Interrupt) -> Freed {
     let answers = join_all(others.iter().map(|proxy| async move {
-        let member = (proxy.name.clone(), proxy.client().map_err(|error| error.report())?);
-        let listed = Member::call::<LicenseList>(&member, &NoParams {}).await?;
-        let (mut freed, mut doubtful) = (Vec::new(), Vec::new());
-        for copy in listed {
-            let own = |bound: &&Binding| id.map_or(bound.name == called, |id| bound.proxy == id);
-            let Some(bound) = copy.bound.iter().find(own) else { continue };
-            if id.is_none() {
-                doubtful.push(copy.id);
-                continue;
-            }
-            let params = LicenseBindParams { id: copy.id.clone(), proxy: Some(bound.clone()) };
-            Member::call::<LicenseUnbind>(&member, &params).await?;
-            freed.push(copy.id);
-        }
-        Ok::<_, ErrorReport>((freed, doubtful))
-    }));
-    for (proxy, answer) in others.iter().zip(answers.await) {
-        match answer {
-            Ok((freed, doubtful)) => {
-                licenses.extend(freed);
-                notes.extend(doubtful.into_iter().map(|license| {
-                    format!(
-                        "the proxy did not say who it is, so {} still has licence {license} for a {called}: `backhaul license \
-                         unbind {license} {called}` frees it",
-                        proxy.name
-                    )
-                }));
-            }
-            Err(report) => notes.push(format!(
-                "{} cannot free the licences of {called}: {}; `backhaul license list` shows them, `backhaul license unbind` \
+        // What is freed is noted at once: what comes after it may fail.
+        let mut one = Freed::default();
+        let done = interrupt.ends(free_at(proxy, id, called, &mut one)).await;
+        let why = match done {
+            Ok(Ok(())) => None,
+            Ok(Err(report)) => Some(report.message),
+            Err(interrupted) => Some(interrupted.to_string()),
+        };
+        if let Some(why) = why {
+            one.notes.push(format!(
+                "{} cannot free all licences of {called}: {why}; `backhaul license list` shows them, `backhaul license unbind` \
                  frees them later",
-                proxy.name, report.message
-            )),
+                proxy.name
+            ));
         }
+        one
+    }));
+    let (mut licenses, mut notes) = (BTreeSet::new(), Vec::new());
+    for one in answers.await {
+        licenses.extend(one.licenses);
+        notes.extend(one.notes);
     }
     Freed { licenses: licenses.into_iter().collect(), notes }
+}
+
+async fn free_at(proxy: &Proxy, id: Option<&str>, called: &str, freed: &mut Freed) -> Result<(), ErrorReport> {
+    let member = (proxy.name.clone(), proxy.client().map_err(|error| error.report())?);
+    for copy in Member::call::<LicenseList>(&member, &NoParams {}).await? {
+        let own = |bound: &&Binding| id.map_or(bound.name == called, |id| bound.proxy == id);
+        let Some(bound) = copy.bound.iter().find(own) else { continue };
+        if id.is_none() {
+            freed.notes.push(format!(
+                "the proxy did not say who it is, so {} still has licence {} for a {called}: `backhaul license unbind {} {called}` \
+                 frees it",
+                proxy.name, copy.id, copy.id
+            ));
+            continue;
+        }
+        let params = LicenseBindParams { id: copy.id.clone(), proxy: Some(bound.clone()) };
+        Member::call::<LicenseUnbind>(&member, &params).await?;
+        freed.licenses.push(copy.id);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_known_by_its_certificate_and_by_its_token_only_where_none_is_told() {
+        let entry = |name: &str, token: &str, pin: &str| Proxy {
+            name: name.into(),
+            url: crate::config::check_url("https://127.0.0.1:8443").unwrap(),
+            token: client::Token::new(token).unwrap(),
+            fingerprint: pin.repeat(32).parse().unwrap(),
+        };
+        // Two proxies were given the same token.
+        let known = [entry("other", "shared", "AB"), entry("this", "shared", "CD"), entry("third", "own", "EF")];
+        let token = |text: &str| client::Token::new(text).unwrap();
+        let names = |standing: &Standing, token: Option<&client::Token>| {
+            own(&known, standing, token).into_iter().map(|proxy| proxy.name.clone()).collect::<Vec<_>>()
+        };
+        let told = Standing { fingerprint: Some(known[1].fingerprint), ..Standing::default() };
+        assert_eq!(names(&told, Some(&token("shared"))), ["this"]);
+        assert_eq!(names(&told, Some(&token("own"))), ["this"]);
+        let untold = Standing::default();
+        assert_eq!(names(&untold, Some(&token("own"))), ["third"]);
+        assert_eq!(names(&untold, Some(&token("shared"))), [""; 0]);
+        assert_eq!(names(&untold, None), [""; 0]);
+    }
 }

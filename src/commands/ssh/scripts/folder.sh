@@ -1,5 +1,7 @@
-# A folder with its owner.
+# A folder with its owner. One that somebody else has made meanwhile is not ours, to be taken back.
 value path
 value mode
 value owner
-mkdir -p "$path" && chown "$owner" "$path" && chmod "$mode" "$path"
+value run
+alone
+mkdir "$path" && : > "$path/made.backhaul-former-$run" && chown "$owner" "$path" && chmod "$mode" "$path"

@@ -2,6 +2,10 @@
 # have it written somewhere else, or another one installed.
 value kind
 value expected
+alone
+# The service is started again once its settings are checked, by us and not by the package too.
+BACKHAUL_DEPLOYING=yes
+export BACKHAUL_DEPLOYING
 folder=$(mktemp -d /var/tmp/backhaul-package.XXXXXXXXXX) || exit 1
 trap 'rm -rf "$folder"' EXIT
 trap 'exit 1' HUP INT TERM

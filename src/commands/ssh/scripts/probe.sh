@@ -3,7 +3,7 @@ say node "$(uname -n)"
 say arch "$(uname -m)"
 [ -d /run/systemd/system ] && say systemd "$(systemctl --version | sed -n 's/^systemd \([0-9]*\).*/\1/p')"
 libc=$(getconf GNU_LIBC_VERSION 2> /dev/null) && say glibc "${libc#glibc }"
-for tool in sha256sum useradd userdel systemd-sysusers dpkg rpm; do
+for tool in sha256sum useradd userdel dpkg rpm; do
     command -v "$tool" > /dev/null && say tool "$tool"
 done
 [ -e /proc/net/if_inet6 ] && say ipv6 yes
@@ -21,18 +21,34 @@ for program in /usr/local/bin/backhauld /usr/bin/backhauld; do
     say "version:$program" "$("$program" --version 2> /dev/null | sed -n '1s/^backhauld //p')"
     if owner=$(dpkg-query -S "$program" 2> /dev/null); then
         say "owner:$program" "${owner%%:*}"
+        # One whose installation was cut is there, but not installed.
+        case $(dpkg-query -W -f '${Status}' "${owner%%:*}" 2> /dev/null) in *' ok installed') say package-whole yes ;; esac
         say package "$(dpkg-query -W -f '${Version}' "${owner%%:*}" 2> /dev/null)"
     elif owner=$(rpm -qf --qf '%{NAME}' "$program" 2> /dev/null); then
         say "owner:$program" "$owner"
+        say package-whole yes
         say package "$(rpm -q --qf '%{VERSION}-%{RELEASE}' "$owner" 2> /dev/null)"
     fi
 done
 for unit in /etc/systemd/system/backhauld.service /usr/lib/systemd/system/backhauld.service /lib/systemd/system/backhauld.service; do
     [ -f "$unit" ] && say "sum:$unit" "$(sum "$unit")"
 done
-for path in /etc/backhaul /etc/backhaul/backhauld.toml /etc/backhaul/deployed-by-ssh /var/lib/backhaul /var/lib/backhaul/token; do
+for path in /etc/backhaul /etc/backhaul/backhauld.toml /etc/backhaul/deployed-by-ssh /var/lib/backhaul /var/lib/backhaul/token \
+    /var/lib/backhaul/state.db; do
     [ -e "$path" ] && say exists "$path"
 done
+# A run that was cut: whether the service is still to be started from what is there, and what has a former file beside it.
+[ -e /etc/backhaul/deploying ] && say unfinished yes
+for former in /usr/local/bin/backhauld.backhaul-former-* /etc/systemd/system/backhauld.service.backhaul-former-* \
+    /etc/backhaul/*.backhaul-former-* /var/lib/backhaul/*.backhaul-former-*; do
+    [ -e "$former" ] && say former "${former%.backhaul-former-*}"
+done
+# What a copy of the state takes, KiB.
+kib=0
+for file in /var/lib/backhaul/*; do
+    [ -f "$file" ] && kib=$((kib + $(stat -c %s "$file") / 1024 + 1))
+done
+say state-kib "$kib"
 id backhaul > /dev/null 2>&1 && say account yes
 [ -e /var/lib/backhaul/account-made ] && say account-made yes
 [ "$(systemctl is-active backhauld 2> /dev/null)" = active ] && say active yes

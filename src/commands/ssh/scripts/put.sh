@@ -4,6 +4,7 @@ value mode
 value owner
 value run
 value expected
+alone
 umask 077
 # The daemon owns the folder of its state: what root writes there grows in a folder that only root can enter, entered once
 # and named no more, so that nothing that is put in its way leads elsewhere.

@@ -2,6 +2,7 @@
 value path
 value run
 value existed
+alone
 rm -rf "$path".backhaul-new.*
 if [ -e "$path.backhaul-former-$run" ]; then
     mv -f "$path.backhaul-former-$run" "$path"
