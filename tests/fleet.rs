@@ -602,7 +602,7 @@ async fn files_are_read_with_a_reason_when_they_cannot_be() {
     let packed = signed::pack_bundle(b"a program", &build, &signed::SecretKey::generate().unwrap()).unwrap();
     std::fs::write(&bundle, &packed).unwrap();
     std::fs::write(&garbage, b"signed bytes").unwrap();
-    let errand = |path: &Path| Errand::Upgrade { bundle: path.display().to_string(), wait_seconds: 60 };
+    let errand = |path: &Path| Errand::Upgrade { bundle: path.display().to_string(), wait_seconds: 60, downgrade: false };
     // What is no bundle is not sent anywhere.
     let error = done(&fleet, &mut events, "lyon", errand(&garbage)).await.unwrap_err();
     assert_eq!(error.code, "BUNDLE", "{error}");

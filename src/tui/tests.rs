@@ -179,8 +179,8 @@ fn deployment() {
     });
     matrix("form-refused", || {
         let mut state = fixture::kept::kept();
-        press(&mut state, "1 u / b");
-        let sent = update(&mut state, NOW, Message::Key(Key::ctrl('s')));
+        press(&mut state, "1 u / b ctrl-s");
+        let sent = update(&mut state, NOW, Message::Key("y".parse().unwrap()));
         let id = fixture::kept::errand_id(&sent);
         let error = api::ErrorReport::new("BUNDLE", "the bundle is signed by a key that site-a does not know: 5f1c09aa")
             .with_next("add the key to [upgrade] keys in /etc/backhaul/backhauld.toml of the proxy, or take another bundle");
