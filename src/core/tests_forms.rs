@@ -115,6 +115,19 @@ fn a_pasted_licence_goes_where_it_is_not_shown() {
     let sent = press(&mut state, "ctrl-s");
     assert!(matches!(errands(&sent)[..], [("site-a", Errand::ImportLicense(super::LicenseSource::Text(_)))]), "{sent:?}");
 
+    // Pasted again, the last one counts; what was said of the empty file goes with the first.
+    let mut state = kept::kept();
+    press(&mut state, "8 i ctrl-s");
+    assert!(error(&state, "file").unwrap().contains("is needed"));
+    paste(&mut state, SIGNED);
+    assert_eq!(error(&state, "file"), None);
+    let second = SIGNED.replace("hunter2", "hunter3");
+    paste(&mut state, &second);
+    let sent = press(&mut state, "ctrl-s");
+    let found = errands(&sent);
+    let [(_, Errand::ImportLicense(super::LicenseSource::Text(text)))] = found[..] else { panic!("{sent:?}") };
+    assert!(*text == second, "the first is replaced");
+
     // A terminal that gives a paste as keys: it is neither sent as a path nor said again.
     let mut state = kept::kept();
     press(&mut state, "8 i");
