@@ -447,7 +447,7 @@ pub(super) fn done(state: &mut State, name: &str, done: Done) {
         }
         Done::LicenseKept(license) => {
             stale(state, ListKind::Licenses);
-            select_made(state, Context::Licenses, fleet_id(name, &license.id));
+            select_made(state, Context::Licenses, license.id.clone());
             state.tell(LogLevel::Info, format!("{name} keeps licence {} of {}", license.id, license.holder));
         }
         Done::LicenseBound(license) => {

@@ -2,17 +2,17 @@
 
 use api::{DoctorCheck, ErrorReport, LogLevel, Remote, RemoteTest, Topic, Verdict};
 
-use super::Answer;
 use super::action::Context;
 use super::effect::Request;
 use super::errand::Bringing;
 use super::fixture::{self, NOW, kept};
-use super::message::{Connection, FleetEventKind};
+use super::message::{Connection, FleetEventKind, Message};
 use super::screens::{self, Screen};
 use super::state::{State, Then};
 use super::store::Proxy;
 use super::tests::calls;
 use super::tests_manage::{errands, go_to, on_row, press, value, write};
+use super::{Answer, update};
 
 fn cell(state: &State, row: usize, column: usize) -> String {
     screens::rows(state, state.screen()).unwrap().cell(row, column).plain()
@@ -312,4 +312,46 @@ fn a_remote_on_the_disk_of_its_proxy_says_so() {
         assert_eq!(notice.text.contains("goes with its VM"), own_disk, "{}", notice.text);
         assert_eq!(notice.level, if own_disk { LogLevel::Warning } else { LogLevel::Info });
     }
+}
+
+#[test]
+fn a_licence_that_several_proxies_hold_is_one_row_with_one_number() {
+    let mut state = kept::kept();
+    let id = kept::licenses()[0].id.clone();
+    let copy = |bound: &[(&str, &str)]| kept::license(&id, 3, bound);
+    press(&mut state, "8");
+    state.proxy_mut("site-a").unwrap().licenses.set(vec![copy(&[("id-a", "site-a"), ("id-c", "annecy")])], NOW);
+    state.proxy_mut("site-b").unwrap().licenses.set(vec![copy(&[("id-b", "site-b")])], NOW);
+    fixture::status(&mut state, "site-a", fixture::proxy_status("site-a", Vec::new()));
+    let rows = |state: &State| screens::rows(state, state.screen()).unwrap().len();
+    assert_eq!(rows(&state), 1);
+    assert_eq!((cell(&state, 0, 3), cell(&state, 0, 6)), ("0 of 3".into(), "site-a, site-b".into()));
+    let said = details(&state);
+    for words in ["Free for     0", "Held by      site-a, site-b", "Keys act at  site-a", "annecy (id-c)", "site-b (id-b)"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    // One that answers is acted at, and the row stays selected.
+    let selected = state.table(Context::Licenses).selected.clone();
+    fixture::connection(&mut state, "site-a", fixture::away());
+    assert!(details(&state).contains("Keys act at  site-b"), "{}", details(&state));
+    assert_eq!((state.table(Context::Licenses).selected.clone(), rows(&state)), (selected, 1));
+}
+
+#[test]
+fn a_page_is_not_scrolled_past_its_end() {
+    let mut state = fixture::many();
+    update(&mut state, NOW, Message::Resize(80, 12));
+    press(&mut state, "1 n");
+    write(&mut state, "annecy");
+    press(&mut state, "ctrl-s");
+    let review = |state: &State| state.form.as_ref().unwrap().review.as_ref().unwrap().scroll;
+    for _ in 0..40 {
+        press(&mut state, "down");
+    }
+    let end = review(&state);
+    let form = state.form.as_ref().unwrap();
+    let lines = super::forms::deploy::review_lines(form, form.review.as_ref().unwrap()).len();
+    assert!(end > 0 && lines - end >= 8, "the last page is full: {end} of {lines}");
+    press(&mut state, "up");
+    assert_eq!(review(&state), end.saturating_sub(1), "no key is lost on the way back");
 }

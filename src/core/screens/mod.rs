@@ -161,7 +161,7 @@ pub fn rows<'a>(state: &'a State, screen: &'a Screen) -> Option<Box<dyn Rows + '
         Screen::Runs => Box::new(runs::RunRows(state)),
         Screen::Run { proxy, run } => Box::new(run::TaskRows::new(state, proxy, run)),
         Screen::Messages => Box::new(messages::MessageRows(state)),
-        Screen::Licenses => Box::new(licenses::LicenseRows(state)),
+        Screen::Licenses => Box::new(licenses::LicenseRows::new(state)),
         Screen::Doctor { proxy } => Box::new(doctor::CheckRows::new(state, proxy)),
         Screen::Detail(_) => return None,
     })
@@ -179,7 +179,8 @@ pub fn version(state: &State, screen: &Screen) -> u64 {
         Screen::Transfers => sum(&|proxy| proxy.version + proxy.live.values().map(|live| live.cursor).sum::<u64>()),
         Screen::Run { proxy, run } => state.proxy(proxy).and_then(|proxy| proxy.live.get(run)).map_or(0, |live| live.cursor + 1),
         Screen::Messages => state.notices.count,
-        Screen::Licenses => sum(&|proxy| proxy.licenses.version),
+        // Of several holders one that answers comes first.
+        Screen::Licenses => sum(&|proxy| proxy.version + proxy.licenses.version),
         Screen::Doctor { proxy } => state.proxy(proxy).map_or(0, |proxy| proxy.version),
         Screen::Detail(below) => version(state, below),
     }
