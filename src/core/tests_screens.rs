@@ -2,10 +2,12 @@
 
 use api::{DoctorCheck, ErrorReport, LogLevel, Remote, RemoteTest, Topic, Verdict};
 
-use super::action::Context;
+use super::act::availability;
+use super::action::{Action, Context};
 use super::effect::Request;
 use super::errand::Bringing;
 use super::fixture::{self, NOW, kept};
+use super::forms::Value;
 use super::message::{Connection, FleetEventKind, Message};
 use super::screens::{self, Screen};
 use super::state::{State, Then};
@@ -330,6 +332,15 @@ fn a_licence_that_several_proxies_hold_is_one_row_with_one_number() {
     for words in ["Free for     0", "Held by      site-a, site-b", "Keys act at  site-a", "annecy (id-c)", "site-b (id-b)"] {
         assert!(said.contains(words), "{words}: {said}");
     }
+    // The keys go by the same number, and free it also where only another holder has noted it.
+    assert!(availability(&state, Action::LicenseBind).unwrap_err().contains("it covers 3"));
+    press(&mut state, "u");
+    let offered = match &state.form.as_ref().unwrap().field("of").unwrap().value {
+        Value::Choice { options, .. } => options.iter().map(|option| option.id.clone()).collect::<Vec<_>>(),
+        _ => Vec::new(),
+    };
+    assert_eq!(offered, ["id-a", "id-c", "id-b"]);
+    press(&mut state, "esc");
     // One that answers is acted at, and the row stays selected.
     let selected = state.table(Context::Licenses).selected.clone();
     fixture::connection(&mut state, "site-a", fixture::away());

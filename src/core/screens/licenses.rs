@@ -30,16 +30,9 @@ impl<'a> Held<'a> {
         bound
     }
 
-    fn free(&self) -> u32 {
-        // One that is no good serves nobody more.
-        if self.first.1.free() == 0 {
-            return 0;
-        }
-        self.first.1.proxies.saturating_sub(u32::try_from(self.bound().len()).unwrap_or(u32::MAX))
-    }
-
-    fn serves(&self) -> String {
-        self.bound().iter().map(|binding| binding.name.as_str()).collect::<Vec<_>>().join(", ")
+    /// The licence as all its holders together know it.
+    fn whole(&self) -> License {
+        License { bound: self.bound().into_iter().cloned().collect(), ..self.first.1.clone() }
     }
 
     fn held_by(&self) -> String {
@@ -89,9 +82,9 @@ const COLUMNS: &[Column] = &[
     Column::new("Held by", 8, 16, 3),
 ];
 
-/// The licence at a row, with the holder that the keys act on.
-pub fn at(state: &State, row: usize) -> Option<(&Proxy, &License)> {
-    held(state).into_iter().nth(row).map(|held| held.first)
+/// The licence at a row, as all its holders together know it, with the one that the keys act on.
+pub fn at(state: &State, row: usize) -> Option<(&Proxy, License)> {
+    held(state).into_iter().nth(row).map(|held| (held.first.0, held.whole()))
 }
 
 fn state_of(license: &License) -> Line {
@@ -121,14 +114,14 @@ impl Rows for LicenseRows<'_> {
 
     fn cell(&self, row: usize, column: usize) -> Line {
         let Some(held) = self.held.get(row) else { return Line::new() };
-        let license = held.first.1;
+        let license = &held.whole();
         match column {
             0 => state_of(license),
             1 => Line::text(short(&license.id)),
             2 => Line::text(&license.holder),
-            3 => Line::text(format!("{} of {}", held.free(), license.proxies)),
-            4 if held.bound().is_empty() => Line::of(Role::Muted, "none"),
-            4 => Line::text(held.serves()),
+            3 => Line::text(format!("{} of {}", license.free(), license.proxies)),
+            4 if license.bound.is_empty() => Line::of(Role::Muted, "none"),
+            4 => Line::text(license.serves()),
             5 => Line::text(expires(self.state, license)),
             _ => Line::of(Role::Muted, held.held_by()),
         }
@@ -137,7 +130,7 @@ impl Rows for LicenseRows<'_> {
     fn sort_key(&self, row: usize, column: usize) -> SortKey {
         let Some(held) = self.held.get(row) else { return SortKey::Number(0) };
         match column {
-            3 => SortKey::amount(held.free().into()),
+            3 => SortKey::amount(held.whole().free().into()),
             5 => SortKey::Number(held.first.1.expires_at.unwrap_or(i64::MAX)),
             _ => SortKey::text(&self.cell(row, column).plain()),
         }
@@ -145,7 +138,8 @@ impl Rows for LicenseRows<'_> {
 
     fn haystack(&self, row: usize) -> String {
         self.held.get(row).map_or_else(String::new, |held| {
-            format!("{} {} {} {}", held.first.1.id, held.first.1.holder, held.serves(), held.held_by())
+            let license = held.whole();
+            format!("{} {} {} {}", license.id, license.holder, license.serves(), held.held_by())
         })
     }
 
@@ -157,8 +151,8 @@ impl Rows for LicenseRows<'_> {
 /// The selected licence in full. Its signed text is never shown.
 pub fn details(state: &State, row: usize) -> Vec<Line> {
     let Some(held) = held(state).into_iter().nth(row) else { return Vec::new() };
-    let license = held.first.1;
-    let mut lines = vec![pair_line("State", state_of(license))];
+    let license = held.whole();
+    let mut lines = vec![pair_line("State", state_of(&license))];
     if let Some(fault) = &license.fault {
         lines.push(Line::state(Glyph::Error, Role::Error, fault));
     }
@@ -169,9 +163,9 @@ pub fn details(state: &State, row: usize) -> Vec<Line> {
         pair("Licence", &license.id),
         pair("Holder", &license.holder),
         pair("Covers", counted(license.proxies as usize, "proxy", "proxies")),
-        pair("Free for", held.free().to_string()),
+        pair("Free for", license.free().to_string()),
         pair("From", date_time(license.not_before, &state.settings.zone)),
-        pair("Expires", expires(state, license)),
+        pair("Expires", expires(state, &license)),
         pair("Held by", held.held_by()),
     ]);
     if held.holders.len() > 1 {
@@ -181,7 +175,7 @@ pub fn details(state: &State, row: usize) -> Vec<Line> {
         let fault = copy.fault.as_deref().unwrap_or_default();
         lines.push(Line::state(Glyph::Error, Role::Error, format!("At {}: {fault}", proxy.name())));
     }
-    for bound in held.bound() {
+    for bound in &license.bound {
         lines.push(pair("Serves", format!("{} ({})", bound.name, bound.proxy)));
     }
     lines
