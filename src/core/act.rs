@@ -266,13 +266,16 @@ fn page(state: &State) -> isize {
 
 fn step(state: &mut State, by: isize) {
     if let Some(form) = &mut state.form {
-        let lines = form.review.as_ref().map_or(0, |review| forms::deploy::review_lines(form, review).len());
+        let lines = form.review.as_ref().map(|review| forms::deploy::review_lines(form, review)).unwrap_or_default();
+        let (columns, rows) = state.size;
         if let Some(review) = &mut form.review {
-            review.scroll = review.scroll.saturating_add_signed(by).min(lines.saturating_sub(1));
+            review.scroll = review.scroll.saturating_add_signed(by).min(room::last_start(&lines, columns, rows, false));
         }
     } else if let Screen::Detail(_) = state.screen() {
-        let lines = screens::details(state, state.screen()).len();
-        state.scroll = state.scroll.saturating_add_signed(by).min(lines.saturating_sub(1));
+        let lines = screens::details(state, state.screen());
+        let (columns, rows) = state.size;
+        let last = room::last_start(&lines, columns, rows, screens::summary(state, state.screen()).is_some());
+        state.scroll = state.scroll.saturating_add_signed(by).min(last);
     } else {
         with_table(state, |table, rows| table.step(rows, by));
     }

@@ -9,7 +9,7 @@ use super::effect::{Answer, Effect, FleetCommand, Request, RequestId};
 use super::forms::{Form, FormKind};
 use super::live::LiveRun;
 use super::manage;
-use super::screens::{Screen, fleet_id, runs};
+use super::screens::{Screen, fleet_id, proxies, remotes, runs};
 use super::state::{Expected, Follow, Purpose, State};
 use super::store::{ListKind, ListState, Tested};
 
@@ -188,7 +188,11 @@ fn on_saved(state: &mut State, name: &str, id: RequestId, answer: Answer, then_r
             stale(state, ListKind::Remotes);
             let in_sight = select_made(state, Context::Remotes, fleet_id(name, &remote.id));
             let next = next_key(state, in_sight, Action::RemoteTest, "tests it");
-            state.tell(LogLevel::Info, format!("Remote {} added{next}", remote.name));
+            let (level, but) = match remote.own_disk {
+                true => (LogLevel::Warning, format!(" {}", remotes::OWN_DISK)),
+                false => (LogLevel::Info, String::new()),
+            };
+            state.tell(level, format!("Remote {} added{but}{next}", remote.name));
             if let Some(proxy) = state.proxy_mut(name) {
                 let id = remote.id.clone();
                 proxy.remotes.put(remote, |other| other.id == id);
@@ -221,11 +225,11 @@ fn on_saved(state: &mut State, name: &str, id: RequestId, answer: Answer, then_r
             started(state, name, run, from, told);
         }
         Answer::Configure(status) => {
-            state.tell(LogLevel::Info, format!("The settings of {name} are changed"));
-            if let Some(proxy) = state.proxy_mut(name) {
-                proxy.status = Some(status);
-                proxy.version += 1;
-            }
+            let Some(proxy) = state.proxy_mut(name) else { return };
+            proxy.status = Some(status);
+            proxy.version += 1;
+            let other = proxies::other_name(proxy).map(|own| format!("; it calls itself {own}, this console calls it {name}"));
+            state.tell(LogLevel::Info, format!("The settings of {name} are changed{}", other.unwrap_or_default()));
         }
         Answer::Errand(done) => manage::done(state, name, done),
         Answer::Restore(run) => {

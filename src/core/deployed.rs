@@ -1,6 +1,6 @@
 //! Which deployed proxy is which proxy of this console.
 
-use api::{Deployed, DeployedState};
+use api::{Deployed, DeployedState, RunKind};
 
 use super::message::Connection;
 use super::state::State;
@@ -37,6 +37,44 @@ pub fn of<'a>(state: &'a State, proxy: &Proxy) -> Option<(&'a Proxy, &'a Deploye
 /// Deployed proxies that this console does not know how to reach.
 pub fn strangers(state: &State) -> Vec<(&Proxy, &Deployed)> {
     all(state).filter(|(_, deployed)| known(state, deployed).is_none()).collect()
+}
+
+/// What is being done to a proxy that takes it away for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change<'a> {
+    /// Name of the proxy that does it.
+    pub by: &'a str,
+    /// Whether it does not come back.
+    pub gone: bool,
+}
+
+impl Change<'_> {
+    /// What is said of a proxy of this name.
+    pub fn words(&self, name: &str) -> String {
+        if self.gone {
+            format!("{name} is being destroyed by {}", self.by)
+        } else {
+            format!("{name} restarts: {} changes it", self.by)
+        }
+    }
+}
+
+/// The change that a proxy is in the middle of, as its deployer says while it answers, or as this console has asked for:
+/// then it is no alarm that it does not answer.
+pub fn change<'a>(state: &'a State, proxy: &'a Proxy) -> Option<Change<'a>> {
+    let asked = state.expected.iter().find(|expected| expected.known.as_deref() == Some(proxy.name()));
+    if let Some(asked) = asked {
+        return Some(Change { by: &asked.deployer, gone: asked.gone });
+    }
+    let (deployer, deployed) = of(state, proxy).filter(|(deployer, _)| deployer.live())?;
+    let works = |run: &&api::Run| {
+        let changes = matches!(run.kind, RunKind::Redeploy | RunKind::Reconfigure | RunKind::Destroy);
+        changes && run.label == deployed.name
+    };
+    // The run is told at once, the list a moment later.
+    let run = deployer.running().iter().find(works);
+    let changing = run.is_some() || deployed.state != DeployedState::Ready;
+    changing.then(|| Change { by: deployer.name(), gone: run.is_some_and(|run| run.kind == RunKind::Destroy) })
 }
 
 fn all(state: &State) -> impl Iterator<Item = (&Proxy, &Deployed)> {

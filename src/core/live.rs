@@ -258,6 +258,24 @@ impl LiveRun {
         out
     }
 
+    /// The task in which a run that has ended went wrong: the first that failed, or the innermost of its parts that did.
+    pub fn failed_task(&self) -> Option<TaskId> {
+        self.ended_at?;
+        let mut found: Option<(TaskId, u16, bool)> = None;
+        for (index, depth) in self.tree() {
+            if found.is_some_and(|(_, above, _)| depth <= above) {
+                break;
+            }
+            let task = &self.tasks[index].task;
+            // The whole of a failed part failed too, but only one of them may say why.
+            let tells = task.error.is_some() || !found.is_some_and(|(_, _, told)| told);
+            if matches!(task.outcome, Some(Outcome::Failure | Outcome::Interrupted)) && tells {
+                found = Some((task.id, depth, task.error.is_some()));
+            }
+        }
+        found.map(|(id, ..)| id)
+    }
+
     /// Since when nothing moved, in milliseconds, where something should.
     pub fn stalled(&self, live: &LiveTask, now: i64) -> Option<i64> {
         let idle = now - live.moved_at;

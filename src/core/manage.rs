@@ -39,7 +39,7 @@ fn selected_deployed(state: &State, row: Option<usize>) -> Result<(&Proxy, &api:
 }
 
 /// The licence the keys act on, with its holder.
-fn license(state: &State, row: Option<usize>) -> Result<(&Proxy, &api::License), String> {
+fn license(state: &State, row: Option<usize>) -> Result<(&Proxy, api::License), String> {
     let here = row.filter(|_| *acting(state.screen()) == Screen::Licenses);
     here.and_then(|row| licenses::at(state, row)).ok_or_else(|| "no licence is selected".into())
 }
@@ -273,7 +273,7 @@ fn adopt(state: &mut State, deployer: &str, id: &str, name: &str, known: Option<
 
 fn on_license(state: &mut State, action: Action, row: Option<usize>) {
     let Ok((holder, license)) = license(state, row) else { return };
-    let (holder, license) = (holder.name().to_owned(), license.clone());
+    let holder = holder.name().to_owned();
     match (action, &license.bound[..]) {
         (Action::LicenseBind, _) => open_form(state, forms::license::open_bind(&holder, &license)),
         (Action::LicenseUnbind, [of]) => {
@@ -465,7 +465,7 @@ pub(super) fn done(state: &mut State, name: &str, done: Done) {
         }
         Done::LicenseKept(license) => {
             stale(state, ListKind::Licenses);
-            select_made(state, Context::Licenses, fleet_id(name, &license.id));
+            select_made(state, Context::Licenses, license.id.clone());
             state.tell(LogLevel::Info, format!("{name} keeps licence {} of {}", license.id, license.holder));
         }
         Done::LicenseBound(license) => {

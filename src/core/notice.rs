@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use api::{ErrorReport, LogLevel};
 
+use super::screens::causes;
 use super::text::clean;
 
 /// Messages kept.
@@ -58,7 +59,7 @@ impl Notices {
     pub fn tell_error(&mut self, now: i64, what: &str, error: &ErrorReport) {
         let text = if what.is_empty() { error.message.clone() } else { format!("{what}: {}", error.message) };
         let mut more: Vec<String> = error.next.iter().map(|next| format!("Next: {next}")).collect();
-        more.extend(error.causes.iter().map(|cause| format!("Cause: {cause}")));
+        more.extend(causes(error).map(|cause| format!("Cause: {cause}")));
         more.push(format!("Code: {}", error.code));
         self.tell(now, LogLevel::Error, text, more);
     }

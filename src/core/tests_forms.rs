@@ -115,6 +115,19 @@ fn a_pasted_licence_goes_where_it_is_not_shown() {
     let sent = press(&mut state, "ctrl-s");
     assert!(matches!(errands(&sent)[..], [("site-a", Errand::ImportLicense(super::LicenseSource::Text(_)))]), "{sent:?}");
 
+    // Pasted again, the last one counts; what was said of the empty file goes with the first.
+    let mut state = kept::kept();
+    press(&mut state, "8 i ctrl-s");
+    assert!(error(&state, "file").unwrap().contains("is needed"));
+    paste(&mut state, SIGNED);
+    assert_eq!(error(&state, "file"), None);
+    let second = SIGNED.replace("hunter2", "hunter3");
+    paste(&mut state, &second);
+    let sent = press(&mut state, "ctrl-s");
+    let found = errands(&sent);
+    let [(_, Errand::ImportLicense(super::LicenseSource::Text(text)))] = found[..] else { panic!("{sent:?}") };
+    assert!(*text == second, "the first is replaced");
+
     // A terminal that gives a paste as keys: it is neither sent as a path nor said again.
     let mut state = kept::kept();
     press(&mut state, "8 i");
@@ -145,6 +158,7 @@ fn a_review_on_its_way_is_left_by_esc_and_comes_back() {
 #[test]
 fn a_refusal_is_in_sight_however_far_the_page_was_scrolled() {
     let mut state = reviewed();
+    update(&mut state, NOW, Message::Resize(80, 12));
     press(&mut state, "down j pagedown up");
     assert!(form(&state).review.as_ref().unwrap().scroll > 0);
     let sent = press(&mut state, "y");
@@ -155,7 +169,8 @@ fn a_refusal_is_in_sight_however_far_the_page_was_scrolled() {
     for (keys, at_end) in [("end", true), ("home", false), ("G", true), ("g", false)] {
         press(&mut state, keys);
         let page = form(&state).review.as_ref().unwrap();
-        let last = super::forms::deploy::review_lines(form(&state), page).len() - 1;
+        let lines = super::forms::deploy::review_lines(form(&state), page);
+        let last = super::room::last_start(&lines, 80, 12, false);
         assert_eq!(page.scroll, if at_end { last } else { 0 }, "{keys}");
     }
 }

@@ -1,6 +1,6 @@
 //! What must not change under the person's hands: the screen, the object the keys act on, the message that was not read.
 
-use api::{DeployedState, ErrorReport, LogLevel, Outcome, Topic};
+use api::{DeployedState, ErrorReport, LogLevel, Outcome, RunKind, Topic};
 
 use super::act::availability;
 use super::action::{Action, Context};
@@ -472,4 +472,76 @@ fn what_a_failed_deployment_was_asked_for_with_comes_back() {
         assert_eq!(value(&state, "name"), if well { "" } else { "annecy" });
         assert!(state.form.as_ref().is_some_and(|form| form.review.is_none() && form.submitting.is_none()));
     }
+}
+
+#[test]
+fn a_proxy_that_is_being_changed_is_away_without_an_alarm() {
+    let shown = |state: &State| {
+        let row = state.table(Context::Proxies).current().unwrap();
+        screens::rows(state, &Screen::Proxies).unwrap().cell(row, 6).plain()
+    };
+    let last = |state: &State| state.notices.all.back().map(|notice| (notice.level, notice.text.clone())).unwrap();
+    // Asked for here.
+    let mut state = on_row("site-b");
+    press(&mut state, "r ctrl-s");
+    let sent = press(&mut state, "y");
+    let effects = fixture::reply(&mut state, &sent, Ok(Answer::Redeploy(fixture::run("run-9", "site-b"))));
+    fixture::connection(&mut state, "site-b", fixture::away());
+    assert_eq!(last(&state), (LogLevel::Info, "site-b restarts: site-a changes it".into()));
+    press(&mut state, "1");
+    assert!(shown(&state).contains("site-a changes it") && !details(&state).contains("no answer"), "{}", details(&state));
+    // It is over, and site-b is back; when it is gone now, that is an alarm.
+    fixture::connection(&mut state, "site-b", Connection::Live);
+    let id = fixture::call_id(&effects, |request| matches!(request, Request::Deployed(_)));
+    let ready = api::Deployed { run: "run-9".into(), ..kept::deployed("id-b", "site-b", DeployedState::Ready) };
+    fixture::fleet(&mut state, "site-a", FleetEventKind::Reply { id, result: Ok(Answer::Deployed(vec![ready])) });
+    fixture::status(&mut state, "site-a", fixture::proxy_status("site-a", Vec::new()));
+    fixture::connection(&mut state, "site-b", fixture::away());
+    assert_eq!(last(&state).0, LogLevel::Error);
+    assert!(shown(&state).contains("no answer"), "{}", shown(&state));
+
+    // Asked for by another console: the run is told before the list.
+    for (kind, words) in
+        [(RunKind::Reconfigure, "site-b restarts: site-a changes it"), (RunKind::Destroy, "site-b is being destroyed by site-a")]
+    {
+        let mut state = on_row("site-b");
+        let run = api::Run { kind, ..fixture::run("run-9", "site-b") };
+        fixture::status(&mut state, "site-a", fixture::proxy_status("site-a", vec![run]));
+        fixture::connection(&mut state, "site-b", fixture::away());
+        assert_eq!(last(&state), (LogLevel::Info, words.into()));
+    }
+    // A deployer that does not answer says nothing; nor does a run on another one.
+    let mut state = on_row("site-b");
+    let run = api::Run { kind: RunKind::Redeploy, ..fixture::run("run-9", "annecy") };
+    fixture::status(&mut state, "site-a", fixture::proxy_status("site-a", vec![run]));
+    fixture::connection(&mut state, "site-b", fixture::away());
+    assert_eq!(last(&state).0, LogLevel::Error);
+}
+
+#[test]
+fn a_failed_run_opens_at_what_failed_and_stays_where_a_person_went() {
+    let opened = |outcome| {
+        let mut state = fixture::many();
+        press(&mut state, "6");
+        let sent = update(&mut state, NOW, Message::Key("enter".parse().unwrap()));
+        let mut detail = fixture::detail("run-1", outcome);
+        for task in &mut detail.tasks {
+            task.outcome = outcome.map(|_| Outcome::Success);
+        }
+        if outcome == Some(Outcome::Failure) {
+            // The disk, and so the VM that it is a part of.
+            detail.tasks[0].outcome = outcome;
+            detail.tasks[2].outcome = outcome;
+        }
+        fixture::reply(&mut state, &sent, Ok(Answer::Run(detail)));
+        state
+    };
+    for (outcome, label) in [(Some(Outcome::Failure), "xvdb"), (Some(Outcome::Success), "web-1"), (None, "web-1")] {
+        let state = opened(outcome);
+        assert!(selected(&state, 1).ends_with(label), "{outcome:?}: {}", selected(&state, 1));
+    }
+    let mut state = opened(Some(Outcome::Failure));
+    press(&mut state, "home");
+    update(&mut state, NOW, Message::Tick);
+    assert!(selected(&state, 1).ends_with("web-1"), "{}", selected(&state, 1));
 }

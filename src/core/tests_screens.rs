@@ -1,18 +1,20 @@
 //! What lists and forms show of what is known, and what keys do to it without a question.
 
-use api::{DoctorCheck, ErrorReport, Remote, RemoteTest, Topic, Verdict};
+use api::{DoctorCheck, ErrorReport, LogLevel, Remote, RemoteTest, Topic, Verdict};
 
-use super::Answer;
-use super::action::Context;
+use super::act::availability;
+use super::action::{Action, Context};
 use super::effect::Request;
 use super::errand::Bringing;
 use super::fixture::{self, NOW, kept};
-use super::message::{Connection, FleetEventKind};
+use super::forms::Value;
+use super::message::{Connection, FleetEventKind, Message};
 use super::screens::{self, Screen};
 use super::state::{State, Then};
 use super::store::Proxy;
 use super::tests::calls;
-use super::tests_manage::{errands, on_row, press, value, write};
+use super::tests_manage::{errands, go_to, on_row, press, value, write};
+use super::{Answer, update};
 
 fn cell(state: &State, row: usize, column: usize) -> String {
     screens::rows(state, state.screen()).unwrap().cell(row, column).plain()
@@ -226,4 +228,141 @@ fn a_read_only_console_tests_no_remote() {
     press(&mut state, "2");
     assert!(calls(&press(&mut state, "t")).is_empty(), "it would write 10 MiB");
     assert!(state.notices.all.back().is_some_and(|notice| notice.text.contains("read-only")));
+}
+
+#[test]
+fn a_cause_that_repeats_what_is_said_is_left_out() {
+    let report = ErrorReport {
+        causes: ["the disk is full", "write failed: the disk is full", "errno 28", "errno 28"].map(str::to_owned).into(),
+        ..ErrorReport::new("FULL", "cannot write backups: the disk is full")
+    };
+    let lines: Vec<String> = screens::error_lines(&report).iter().map(|line| line.plain()).collect();
+    let because: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("because ")).collect();
+    assert_eq!(because, ["write failed: the disk is full", "errno 28"]);
+    let mut state = State::default();
+    state.notices.tell_error(NOW, "", &report);
+    let told = state.notices.all.back().unwrap().more.iter().filter(|line| line.starts_with("Cause:")).count();
+    assert_eq!(told, 2);
+}
+
+#[test]
+fn what_an_upgrade_failed_of_is_said_once() {
+    let error = ErrorReport::new("SELF_CHECK", "it did not answer within 20 s");
+    let mut state = fixture::many();
+    let upgrade = api::UpgradeState {
+        phase: api::UpgradePhase::RolledBack,
+        from: "0.1.0".into(),
+        to: "0.2.0".into(),
+        since: NOW,
+        run: Some("run-u".into()),
+        error: Some(error.clone()),
+    };
+    for (run, times) in [(Some("run-u"), 1), (None, 1)] {
+        let last = api::LastError { at: NOW, run: run.map(str::to_owned), error: error.clone() };
+        let upgrade = Some(Box::new(upgrade.clone()));
+        let status = api::ProxyStatus { upgrade, last_error: Some(last), ..fixture::proxy_status("site-a", Vec::new()) };
+        fixture::status(&mut state, "site-a", status);
+        press(&mut state, "1 home");
+        assert_eq!(details(&state).matches("it did not answer").count(), times, "{}", details(&state));
+    }
+    let other = api::LastError { at: NOW, run: Some("run-2".into()), error: ErrorReport::new("FULL", "the disk is full") };
+    let upgrade = Some(Box::new(upgrade));
+    let status = api::ProxyStatus { upgrade, last_error: Some(other), ..fixture::proxy_status("site-a", Vec::new()) };
+    fixture::status(&mut state, "site-a", status);
+    assert!(details(&state).contains("the disk is full"), "another error is not hidden");
+}
+
+#[test]
+fn the_details_of_a_proxy_name_it() {
+    let mut state = on_row("site-b");
+    press(&mut state, "enter");
+    assert_eq!(state.screen().crumb(&state), "Details of site-b");
+    let mut state = on_row("annecy");
+    press(&mut state, "enter");
+    assert_eq!(state.screen().crumb(&state), "Details of annecy");
+    // Renamed: what it calls itself and what this console calls it.
+    let mut state = on_row("site-a");
+    assert!(!details(&state).contains("Calls itself"), "{}", details(&state));
+    press(&mut state, "e");
+    write(&mut state, "x");
+    let sent = press(&mut state, "ctrl-s");
+    let status = api::ProxyStatus { name: "grenoble-1".into(), ..fixture::proxy_status("site-a", Vec::new()) };
+    fixture::reply(&mut state, &sent, Ok(Answer::Configure(status)));
+    let told = state.notices.all.back().unwrap().text.clone();
+    assert_eq!(told, "The settings of site-a are changed; it calls itself grenoble-1, this console calls it site-a");
+    assert!(details(&state).contains("grenoble-1; this console calls it site-a"), "{}", details(&state));
+}
+
+#[test]
+fn a_remote_on_the_disk_of_its_proxy_says_so() {
+    let mut state = fixture::many();
+    press(&mut state, "2 home");
+    assert!(!details(&state).contains("own disk"));
+    remotes(&mut state, |remote| remote.own_disk = true);
+    assert!(details(&state).contains("on the proxy's own disk: goes with its VM"), "{}", details(&state));
+    for own_disk in [true, false] {
+        press(&mut state, "n");
+        go_to(&mut state, "url");
+        write(&mut state, "file:///srv/more");
+        go_to(&mut state, "name");
+        write(&mut state, "more");
+        let sent = press(&mut state, "ctrl-s");
+        let remote = Remote { own_disk, id: "remote-c".into(), name: "more".into(), ..fixture::remote(true) };
+        fixture::reply(&mut state, &sent, Ok(Answer::RemoteAdd(remote)));
+        let notice = state.notices.all.back().unwrap();
+        assert!(notice.text.starts_with("Remote more added"), "{}", notice.text);
+        assert_eq!(notice.text.contains("goes with its VM"), own_disk, "{}", notice.text);
+        assert_eq!(notice.level, if own_disk { LogLevel::Warning } else { LogLevel::Info });
+    }
+}
+
+#[test]
+fn a_licence_that_several_proxies_hold_is_one_row_with_one_number() {
+    let mut state = kept::kept();
+    let id = kept::licenses()[0].id.clone();
+    let copy = |bound: &[(&str, &str)]| kept::license(&id, 3, bound);
+    press(&mut state, "8");
+    state.proxy_mut("site-a").unwrap().licenses.set(vec![copy(&[("id-a", "site-a"), ("id-c", "annecy")])], NOW);
+    state.proxy_mut("site-b").unwrap().licenses.set(vec![copy(&[("id-b", "site-b")])], NOW);
+    fixture::status(&mut state, "site-a", fixture::proxy_status("site-a", Vec::new()));
+    let rows = |state: &State| screens::rows(state, state.screen()).unwrap().len();
+    assert_eq!(rows(&state), 1);
+    assert_eq!((cell(&state, 0, 3), cell(&state, 0, 6)), ("0 of 3".into(), "site-a, site-b".into()));
+    let said = details(&state);
+    for words in ["Free for     0", "Held by      site-a, site-b", "Keys act at  site-a", "annecy (id-c)", "site-b (id-b)"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    // The keys go by the same number, and free it also where only another holder has noted it.
+    assert!(availability(&state, Action::LicenseBind).unwrap_err().contains("it covers 3"));
+    press(&mut state, "u");
+    let offered = match &state.form.as_ref().unwrap().field("of").unwrap().value {
+        Value::Choice { options, .. } => options.iter().map(|option| option.id.clone()).collect::<Vec<_>>(),
+        _ => Vec::new(),
+    };
+    assert_eq!(offered, ["id-a", "id-c", "id-b"]);
+    press(&mut state, "esc");
+    // One that answers is acted at, and the row stays selected.
+    let selected = state.table(Context::Licenses).selected.clone();
+    fixture::connection(&mut state, "site-a", fixture::away());
+    assert!(details(&state).contains("Keys act at  site-b"), "{}", details(&state));
+    assert_eq!((state.table(Context::Licenses).selected.clone(), rows(&state)), (selected, 1));
+}
+
+#[test]
+fn a_page_is_not_scrolled_past_its_end() {
+    let mut state = fixture::many();
+    update(&mut state, NOW, Message::Resize(80, 12));
+    press(&mut state, "1 n");
+    write(&mut state, "annecy");
+    press(&mut state, "ctrl-s");
+    let review = |state: &State| state.form.as_ref().unwrap().review.as_ref().unwrap().scroll;
+    for _ in 0..40 {
+        press(&mut state, "down");
+    }
+    let end = review(&state);
+    let form = state.form.as_ref().unwrap();
+    let lines = super::forms::deploy::review_lines(form, form.review.as_ref().unwrap()).len();
+    assert!(end > 0 && lines - end >= 8, "the last page is full: {end} of {lines}");
+    press(&mut state, "up");
+    assert_eq!(review(&state), end.saturating_sub(1), "no key is lost on the way back");
 }

@@ -6,6 +6,7 @@ use super::act::{perform, save, with_table};
 use super::action::{Action, Context};
 use super::answers::{on_reply, prune};
 use super::boundary::confirmed;
+use super::deployed;
 use super::effect::{Effect, FleetCommand, Request};
 use super::forms::{Form, FormKind, Keyed, Preview, job};
 use super::key::{Code, Key};
@@ -300,6 +301,7 @@ fn on_fleet(state: &mut State, event: FleetEvent) {
 
 fn on_connection(state: &mut State, name: &str, connection: Connection) {
     let now = state.now;
+    let planned = state.proxy(name).and_then(|proxy| deployed::change(state, proxy)).map(|change| change.words(name));
     let Some(proxy) = state.proxy_mut(name) else { return };
     if proxy.connection == connection {
         return;
@@ -324,6 +326,12 @@ fn on_connection(state: &mut State, name: &str, connection: Connection) {
         // As announced: the old program ends its connections before the new one takes its place.
         Connection::Retrying { .. } if before == Connection::Live && upgrading => {
             state.tell(LogLevel::Info, format!("{name} restarts for its upgrade"));
+        }
+        Connection::Retrying { .. }
+            if before == Connection::Live
+                && let Some(planned) = planned =>
+        {
+            state.tell(LogLevel::Info, planned);
         }
         Connection::Retrying { error, .. } if before == Connection::Live => {
             state.notices.tell_error(now, &format!("{name} is away"), error);
@@ -405,6 +413,13 @@ fn settle(state: &mut State) {
         && state.proxy(proxy).is_some_and(manage::examining)
     {
         table.stay_on_top();
+    }
+    // Where nothing is selected yet: what a person opens a failed run for.
+    if let Screen::Run { proxy, run } = &screen
+        && table.selected.is_none()
+        && let Some(failed) = state.proxy(proxy).and_then(|proxy| proxy.live.get(run)?.failed_task())
+    {
+        table.select_id(failed.to_string());
     }
     if let Some(rows) = screens::rows(state, &screen) {
         table.pin(pinned);

@@ -2,7 +2,7 @@
 
 use ratatui::layout::Rect;
 
-use crate::core::room::{self, WIDE};
+use crate::core::room;
 
 /// The smallest terminal the console is made for, columns and rows.
 pub const MINIMUM: (u16, u16) = (40, 12);
@@ -43,7 +43,7 @@ pub fn areas(columns: u16, rows: u16, wants: Wants) -> Option<Areas> {
     let mut body = row(top, rows - top - 1);
     let mut details = Rect::ZERO;
     let below = room::below(columns, rows, body.height);
-    if wants.details && columns >= WIDE {
+    if wants.details && room::beside(columns, rows) {
         let list = columns * 3 / 5;
         details = Rect { x: list + 2, width: columns - list - 2, ..body };
         body.width = list;
@@ -100,6 +100,8 @@ mod tests {
         );
         let wide = drawing(120, 12, ALL);
         assert_eq!(wide.lines().nth(5), Some("bbbbbbbddddd"));
+        assert_eq!(drawing(120, 24, ALL).lines().nth(5), Some("bbbbbbbbbbbb"), "a list is not squeezed for its details");
+        assert_eq!(drawing(160, 24, ALL).lines().nth(5), Some("bbbbbbbbbbdddddd"));
         let tall = drawing(80, 24, ALL);
         assert_eq!(tall.lines().filter(|line| line.starts_with('d')).count(), 7);
         assert_eq!(tall.lines().filter(|line| line.starts_with('b')).count(), 12);

@@ -148,3 +148,17 @@ fn a_form_says_how_far_its_bundle_is() {
         assert!(shown.contains(words), "{shown}");
     }
 }
+
+#[test]
+fn a_planned_restart_does_not_count_as_a_proxy_that_is_away() {
+    for (kind, counted) in [(api::RunKind::Redeploy, false), (api::RunKind::Backup, true)] {
+        let mut state = fixture::kept::kept();
+        let run = api::Run { kind, ..fixture::run("run-9", "site-b") };
+        fixture::status(&mut state, "site-a", fixture::proxy_status("site-a", vec![run]));
+        fixture::connection(&mut state, "site-b", fixture::away());
+        state.notices.dismiss();
+        let shown = text(&frame(&mut state, 120, 40, painter(Depth::None, true)));
+        let tabs = shown.lines().next().unwrap_or_default();
+        assert_eq!(tabs.contains("1 away"), counted, "{kind:?}: {tabs}");
+    }
+}

@@ -8,13 +8,15 @@ use ratatui::layout::{Position, Rect};
 use super::layout::{Areas, MINIMUM, Wants, areas};
 use super::paint::Painter;
 use super::widgets;
-use crate::core::State;
 use crate::core::act::availability;
 use crate::core::action::{ACTIONS, Action, Context};
+use crate::core::deployed;
 use crate::core::forms::{Form, Value};
 use crate::core::rich::{Glyph, Line, Role, Span};
 use crate::core::screens::{self, OVER, Screen, TABS, messages};
+use crate::core::store::Proxy;
 use crate::core::text::width;
+use crate::core::{Connection, State};
 
 /// A key and what it does.
 type Hint = (String, &'static str);
@@ -110,8 +112,13 @@ impl View {
     fn status(&self, state: &State, columns: u16) -> Line {
         let short = columns < 90;
         let running: usize = state.proxies.iter().filter(|proxy| proxy.live()).map(|proxy| proxy.running().len()).sum();
-        let trouble =
-            state.proxies.iter().filter(|proxy| !proxy.live() && proxy.connection != crate::core::Connection::Connecting).count();
+        let troubled = |proxy: &&Proxy| match proxy.connection {
+            Connection::Live | Connection::Connecting => false,
+            // What is being changed is away because of that.
+            Connection::Retrying { .. } => deployed::change(state, proxy).is_none(),
+            Connection::Refused { .. } => true,
+        };
+        let trouble = state.proxies.iter().filter(troubled).count();
         let mut line = Line::new();
         let mut add = |glyph: Glyph, role: Role, n: usize, word: &str| {
             if n > 0 {

@@ -21,7 +21,7 @@ pub struct ProxyStatus {
     pub running: Vec<Run>,
     /// Sum over the running transfers.
     pub bytes_per_second: u64,
-    /// Last failure of any run, newest first to be shown.
+    /// The newest failure of a run that no later one has put right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<LastError>,
     /// SHA-256 of the daemon's certificate.

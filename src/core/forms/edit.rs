@@ -150,11 +150,12 @@ impl Form {
             Value::Pasted(text) => {
                 // Terminals send a carriage return for a line end.
                 let lines = pasted.replace("\r\n", "\n").replace('\r', "\n");
-                if text.len() + lines.len() > LONGEST {
+                if lines.len() > LONGEST {
                     field.error = Some("That is more than a licence can be; nothing was taken".into());
                     return;
                 }
-                text.push_str(&lines);
+                // A second one takes the place of the first: whoever pastes again means the last.
+                *text = lines;
             }
             Value::Many { filter, cursor, .. } => {
                 filter.paste(pasted);

@@ -15,7 +15,11 @@ pub fn open_import(proxy: Option<&str>) -> Form {
     let fields = vec![
         FormField::choice("proxy", "Proxy", "The one that keeps the licence, and can bind it to others", Vec::new(), proxy),
         FormField::text("file", "File", "Path of the signed text on this machine; or paste it below", ""),
-        FormField::pasted("text", "Text", "Paste the signed text here, from its first line to its last; it is not shown"),
+        FormField::pasted(
+            "text",
+            "Text",
+            "Paste the signed text here, from its first line to its last; it is not shown, and pasted again it is replaced",
+        ),
     ];
     let mut form = Form::new(FormKind::LicenseImport, "Import a licence", fields);
     form.focus_on(if proxy.is_some() { "file" } else { "proxy" });
@@ -57,6 +61,8 @@ pub(super) fn sync(form: &mut Form, state: &State) {
         FormKind::LicenseImport => {
             let options = options(&away);
             form.offer_target("proxy", options);
+            // A text that was pasted answers for the file, and the other way round.
+            form.check_touched(state);
         }
         FormKind::LicenseBind(license) => {
             let bound = |name: &str| {

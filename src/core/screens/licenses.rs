@@ -2,17 +2,75 @@
 
 use std::borrow::Cow;
 
-use api::License;
+use api::{Binding, License};
 
-use super::{fleet_id, locate};
 use crate::core::format::{counted, date_time, short};
 use crate::core::rich::{Glyph, Line, Role, pair, pair_line};
 use crate::core::state::State;
 use crate::core::store::Proxy;
 use crate::core::table::{Column, Rows, SortKey};
 
+/// A licence, with every proxy that holds it; what each has noted of it may differ.
+pub struct Held<'a> {
+    /// The holder that the keys act on: one that answers before one that does not, then who has bound it most.
+    first: (&'a Proxy, &'a License),
+    /// All, in the order of the proxies.
+    holders: Vec<(&'a Proxy, &'a License)>,
+}
+
+impl<'a> Held<'a> {
+    /// The proxies that run under it, as any of its holders has noted.
+    fn bound(&self) -> Vec<&'a Binding> {
+        let mut bound: Vec<&Binding> = Vec::new();
+        for binding in self.holders.iter().flat_map(|(_, license)| &license.bound) {
+            if !bound.iter().any(|other| other.proxy == binding.proxy) {
+                bound.push(binding);
+            }
+        }
+        bound
+    }
+
+    /// The licence as all its holders together know it.
+    fn whole(&self) -> License {
+        License { bound: self.bound().into_iter().cloned().collect(), ..self.first.1.clone() }
+    }
+
+    fn held_by(&self) -> String {
+        self.holders.iter().map(|(proxy, _)| proxy.name()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// The licences of all proxies, each once.
+fn held(state: &State) -> Vec<Held<'_>> {
+    let mut all: Vec<Held<'_>> = Vec::new();
+    let copies = state.proxies.iter().flat_map(|proxy| proxy.licenses.items.iter().map(move |license| (proxy, license)));
+    for copy @ (proxy, license) in copies {
+        let rank = |(proxy, license): (&Proxy, &License)| (proxy.live(), license.bound.len());
+        match all.iter_mut().find(|held| held.first.1.id == license.id) {
+            Some(held) => {
+                if rank((proxy, license)) > rank(held.first) {
+                    held.first = copy;
+                }
+                held.holders.push(copy);
+            }
+            None => all.push(Held { first: copy, holders: vec![copy] }),
+        }
+    }
+    all
+}
+
 /// Rows of the screen.
-pub struct LicenseRows<'a>(pub &'a State);
+pub struct LicenseRows<'a> {
+    state: &'a State,
+    held: Vec<Held<'a>>,
+}
+
+impl<'a> LicenseRows<'a> {
+    /// The licences of all proxies.
+    pub fn new(state: &'a State) -> Self {
+        Self { state, held: held(state) }
+    }
+}
 
 const COLUMNS: &[Column] = &[
     Column::new("State", 14, 14, 0),
@@ -24,9 +82,9 @@ const COLUMNS: &[Column] = &[
     Column::new("Held by", 8, 16, 3),
 ];
 
-/// The licence at a row, with its holder.
-pub fn at(state: &State, row: usize) -> Option<(&Proxy, &License)> {
-    locate(state, row, |proxy| &proxy.licenses.items)
+/// The licence at a row, as all its holders together know it, with the one that the keys act on.
+pub fn at(state: &State, row: usize) -> Option<(&Proxy, License)> {
+    held(state).into_iter().nth(row).map(|held| (held.first.0, held.whole()))
 }
 
 fn state_of(license: &License) -> Line {
@@ -47,15 +105,16 @@ impl Rows for LicenseRows<'_> {
     }
 
     fn len(&self) -> usize {
-        self.0.proxies.iter().map(|proxy| proxy.licenses.items.len()).sum()
+        self.held.len()
     }
 
     fn id(&self, row: usize) -> Cow<'_, str> {
-        at(self.0, row).map_or(Cow::Borrowed(""), |(proxy, license)| fleet_id(proxy.name(), &license.id).into())
+        self.held.get(row).map_or(Cow::Borrowed(""), |held| held.first.1.id.as_str().into())
     }
 
     fn cell(&self, row: usize, column: usize) -> Line {
-        let Some((proxy, license)) = at(self.0, row) else { return Line::new() };
+        let Some(held) = self.held.get(row) else { return Line::new() };
+        let license = &held.whole();
         match column {
             0 => state_of(license),
             1 => Line::text(short(&license.id)),
@@ -63,35 +122,37 @@ impl Rows for LicenseRows<'_> {
             3 => Line::text(format!("{} of {}", license.free(), license.proxies)),
             4 if license.bound.is_empty() => Line::of(Role::Muted, "none"),
             4 => Line::text(license.serves()),
-            5 => Line::text(expires(self.0, license)),
-            _ => Line::of(Role::Muted, proxy.name()),
+            5 => Line::text(expires(self.state, license)),
+            _ => Line::of(Role::Muted, held.held_by()),
         }
     }
 
     fn sort_key(&self, row: usize, column: usize) -> SortKey {
-        let Some((_, license)) = at(self.0, row) else { return SortKey::Number(0) };
+        let Some(held) = self.held.get(row) else { return SortKey::Number(0) };
         match column {
-            3 => SortKey::amount(license.free().into()),
-            5 => SortKey::Number(license.expires_at.unwrap_or(i64::MAX)),
+            3 => SortKey::amount(held.whole().free().into()),
+            5 => SortKey::Number(held.first.1.expires_at.unwrap_or(i64::MAX)),
             _ => SortKey::text(&self.cell(row, column).plain()),
         }
     }
 
     fn haystack(&self, row: usize) -> String {
-        at(self.0, row).map_or_else(String::new, |(proxy, license)| {
-            format!("{} {} {} {}", license.id, license.holder, license.serves(), proxy.name())
+        self.held.get(row).map_or_else(String::new, |held| {
+            let license = held.whole();
+            format!("{} {} {} {}", license.id, license.holder, license.serves(), held.held_by())
         })
     }
 
     fn stale(&self, row: usize) -> bool {
-        at(self.0, row).is_some_and(|(proxy, _)| !proxy.live())
+        self.held.get(row).is_some_and(|held| !held.first.0.live())
     }
 }
 
 /// The selected licence in full. Its signed text is never shown.
 pub fn details(state: &State, row: usize) -> Vec<Line> {
-    let Some((proxy, license)) = at(state, row) else { return Vec::new() };
-    let mut lines = vec![pair_line("State", state_of(license))];
+    let Some(held) = held(state).into_iter().nth(row) else { return Vec::new() };
+    let license = held.whole();
+    let mut lines = vec![pair_line("State", state_of(&license))];
     if let Some(fault) = &license.fault {
         lines.push(Line::state(Glyph::Error, Role::Error, fault));
     }
@@ -104,9 +165,16 @@ pub fn details(state: &State, row: usize) -> Vec<Line> {
         pair("Covers", counted(license.proxies as usize, "proxy", "proxies")),
         pair("Free for", license.free().to_string()),
         pair("From", date_time(license.not_before, &state.settings.zone)),
-        pair("Expires", expires(state, license)),
-        pair("Held by", proxy.name()),
+        pair("Expires", expires(state, &license)),
+        pair("Held by", held.held_by()),
     ]);
+    if held.holders.len() > 1 {
+        lines.push(pair("Keys act at", held.first.0.name()));
+    }
+    for (proxy, copy) in held.holders.iter().filter(|(_, copy)| copy.fault.is_some() && copy.fault != license.fault) {
+        let fault = copy.fault.as_deref().unwrap_or_default();
+        lines.push(Line::state(Glyph::Error, Role::Error, format!("At {}: {fault}", proxy.name())));
+    }
     for bound in &license.bound {
         lines.push(pair("Serves", format!("{} ({})", bound.name, bound.proxy)));
     }

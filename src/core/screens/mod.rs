@@ -110,6 +110,12 @@ impl Screen {
                 let live = state.proxy(proxy).and_then(|proxy| proxy.live.get(run));
                 live.filter(|live| !live.label.is_empty()).map_or_else(|| run.clone(), |live| runs::name(live.kind, &live.label))
             }
+            // Of other lists the details begin with the name.
+            Self::Detail(below) if **below == Self::Proxies => {
+                let table = state.table(Context::Proxies);
+                let found = table.current().and_then(|row| proxies::at(state, row));
+                found.map_or_else(|| "Details".into(), |found| format!("Details of {}", found.name()))
+            }
             Self::Detail(_) => "Details".into(),
             tab => TABS.iter().find(|(screen, _)| screen == tab).map_or_else(String::new, |(_, name)| (*name).to_owned()),
         }
@@ -155,7 +161,7 @@ pub fn rows<'a>(state: &'a State, screen: &'a Screen) -> Option<Box<dyn Rows + '
         Screen::Runs => Box::new(runs::RunRows(state)),
         Screen::Run { proxy, run } => Box::new(run::TaskRows::new(state, proxy, run)),
         Screen::Messages => Box::new(messages::MessageRows(state)),
-        Screen::Licenses => Box::new(licenses::LicenseRows(state)),
+        Screen::Licenses => Box::new(licenses::LicenseRows::new(state)),
         Screen::Doctor { proxy } => Box::new(doctor::CheckRows::new(state, proxy)),
         Screen::Detail(_) => return None,
     })
@@ -173,7 +179,8 @@ pub fn version(state: &State, screen: &Screen) -> u64 {
         Screen::Transfers => sum(&|proxy| proxy.version + proxy.live.values().map(|live| live.cursor).sum::<u64>()),
         Screen::Run { proxy, run } => state.proxy(proxy).and_then(|proxy| proxy.live.get(run)).map_or(0, |live| live.cursor + 1),
         Screen::Messages => state.notices.count,
-        Screen::Licenses => sum(&|proxy| proxy.licenses.version),
+        // Of several holders one that answers comes first.
+        Screen::Licenses => sum(&|proxy| proxy.version + proxy.licenses.version),
         Screen::Doctor { proxy } => state.proxy(proxy).map_or(0, |proxy| proxy.version),
         Screen::Detail(below) => version(state, below),
     }
@@ -414,14 +421,19 @@ pub fn error_lines(error: &ErrorReport) -> Vec<Line> {
     if let Some(next) = &error.next {
         lines.push(Line::of(Role::Hint, format!("What to do: {next}")));
     }
-    // The first cause often repeats the sentence itself.
-    lines.extend(
-        error
-            .causes
-            .iter()
-            .filter(|cause| **cause != error.message)
-            .map(|cause| Line::of(Role::Muted, format!("because {cause}"))),
-    );
+    lines.extend(causes(error).map(|cause| Line::of(Role::Muted, format!("because {cause}"))));
     lines.push(pair("Code", &error.code));
     lines
+}
+
+/// The causes of an error that say more than its sentence, and than the causes before: both often repeat them.
+pub fn causes(error: &ErrorReport) -> impl Iterator<Item = &str> {
+    let mut said = error.message.clone();
+    error.causes.iter().map(String::as_str).filter(move |cause| {
+        let new = !said.contains(cause);
+        if new {
+            said = format!("{said}\n{cause}");
+        }
+        new
+    })
 }

@@ -24,7 +24,8 @@ pub enum Found<'a> {
 }
 
 impl<'a> Found<'a> {
-    fn name(&self) -> &'a str {
+    /// What it is called here.
+    pub fn name(&self) -> &'a str {
         match self {
             Self::Known(proxy) => proxy.name(),
             Self::Stranger(_, deployed) => &deployed.name,
@@ -186,7 +187,10 @@ fn trouble(state: &State, found: &Found<'_>) -> Line {
         }
     };
     match &proxy.connection {
-        Connection::Retrying { error, .. } => return Line::of(Role::Warn, &error.message),
+        Connection::Retrying { error, .. } => {
+            let planned = deployed::change(state, proxy).map(|change| Line::of(Role::Hint, change.words(proxy.name())));
+            return planned.unwrap_or_else(|| Line::of(Role::Warn, &error.message));
+        }
         Connection::Refused { error, .. } => return Line::of(Role::Error, &error.message),
         _ => {}
     }
@@ -276,16 +280,30 @@ pub fn details(state: &State, row: usize) -> Vec<Line> {
     }
 }
 
+/// What a proxy calls itself, where this console calls it otherwise.
+pub fn other_name(proxy: &Proxy) -> Option<&str> {
+    let own = proxy.status.as_ref().map(|status| status.name.as_str())?;
+    (!own.is_empty() && own != proxy.name()).then_some(own)
+}
+
 fn known_details(state: &State, proxy: &Proxy) -> Vec<Line> {
     let zone = &state.settings.zone;
     let mut lines = vec![pair_line("State", state_of(state, &Found::Known(proxy))), pair("Address", &proxy.entry.url)];
+    if let Some(own) = other_name(proxy) {
+        lines.push(pair("Calls itself", format!("{own}; this console calls it {}", proxy.name())));
+    }
     if let Some(bringing) = state.bringing(proxy.name()) {
         lines.push(pair_line("Upgrade", Line::state(Glyph::Running, Role::Running, bringing.words())));
     }
     match &proxy.connection {
         Connection::Retrying { error, next } => {
             lines.push(pair("Next try", clock(*next, state.now, zone)));
-            lines.extend(error_lines(error));
+            match deployed::change(state, proxy) {
+                Some(change) => {
+                    lines.push(Line::of(Role::Hint, format!("{}; 4 shows how far it is", change.words(proxy.name()))))
+                }
+                None => lines.extend(error_lines(error)),
+            }
         }
         Connection::Refused { error, .. } => lines.extend(error_lines(error)),
         _ => {}
@@ -347,7 +365,14 @@ fn status_details(state: &State, status: &ProxyStatus) -> Vec<Line> {
     if status.draining {
         lines.push(pair_line("Draining", Line::of(Role::Warn, "new runs are held back; o lets them start again")));
     }
-    if let Some(last) = &status.last_error {
+    // What an upgrade came to is said above.
+    let said = |last: &&api::LastError| {
+        let upgrade = status.upgrade.as_ref().filter(|upgrade| upgrade.error.is_some());
+        upgrade.is_some_and(|upgrade| {
+            (upgrade.run.is_some() && upgrade.run == last.run) || upgrade.error.as_ref() == Some(&last.error)
+        })
+    };
+    if let Some(last) = status.last_error.as_ref().filter(|last| !said(last)) {
         lines.push(Line::of(Role::Muted, format!("Last error, {}", moment(last.at, state.now, zone))));
         lines.extend(error_lines(&last.error));
     }

@@ -24,6 +24,9 @@ const COLUMNS: &[Column] = &[
     Column::new("URL", 12, 80, 5),
 ];
 
+/// What is said of a remote that shares its fate with the proxy.
+pub const OWN_DISK: &str = "on the proxy's own disk: goes with its VM";
+
 /// The remote at a row.
 pub fn at(state: &State, row: usize) -> Option<(&Proxy, &Remote)> {
     locate(state, row, |proxy| &proxy.remotes.items)
@@ -101,6 +104,9 @@ pub fn details(state: &State, row: usize) -> Vec<Line> {
         lines.extend(error_lines(error));
     }
     test_lines(state, proxy.tests.get(&remote.id), &mut lines);
+    if remote.own_disk {
+        lines.push(pair_line("Lies", Line::state(Glyph::Warn, Role::Warn, OWN_DISK)));
+    }
     lines.push(pair("URL", &remote.url));
     lines.push(pair("Disks as", if remote.vhd_directory { "directories of blocks" } else { "VHD files" }));
     match remote.space {

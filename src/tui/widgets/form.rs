@@ -9,6 +9,7 @@ use crate::core::forms::deploy::review_lines;
 use crate::core::forms::license::pasted_words;
 use crate::core::forms::{Form, FormField, FormKind, Value};
 use crate::core::rich::{Glyph, Line, Role, Span, pair};
+use crate::core::room;
 use crate::core::state::State;
 use crate::core::text::{clean, fit, width, wrap};
 use crate::tui::paint::Painter;
@@ -41,9 +42,11 @@ pub fn draw(painter: &Painter, buffer: &mut Buffer, area: Rect, state: &State, f
     for (line, text) in command.iter().enumerate() {
         painter.text(buffer, area.x, body.bottom() + line as u16, area.width, text, style);
     }
-    let wide = area.width >= 110;
-    let columns = if wide { area.width / 2 - 1 } else { area.width };
-    let rows = rows(form, columns);
+    let mut rows = rows(form, area.width);
+    let wide = room::form_beside(area.width, body.height, u16::try_from(rows.len()).unwrap_or(u16::MAX - 100));
+    if wide {
+        rows = self::rows(form, area.width / 2 - 1);
+    }
     let needed = u16::try_from(rows.len()).unwrap_or(u16::MAX);
     let (fields, pane) = if wide {
         let left = area.width / 2;

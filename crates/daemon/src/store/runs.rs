@@ -163,10 +163,18 @@ impl Store {
         rows.iter().map(|row| open_run(row).map(|open| open.run)).collect()
     }
 
-    /// The newest run that failed or was interrupted.
+    /// The newest run that failed or was interrupted, unless a later one has put that right: one of the same job, an
+    /// upgrade after an upgrade, one that did well with the same deployed proxy, otherwise the same thing done again.
     pub async fn last_failure(&self) -> Result<Option<Run>> {
+        // Of each subject its newest run: with `max` the other columns are of that row.
         let sql = sqlx::AssertSqlSafe(format!(
-            "SELECT {COLUMNS} FROM runs WHERE outcome IN ('failure', 'interrupted') ORDER BY ended_at DESC LIMIT 1"
+            "SELECT {COLUMNS} FROM runs WHERE rowid = (SELECT latest FROM \
+             (SELECT rowid AS latest, outcome, max(ended_at) AS ended FROM runs \
+             WHERE outcome IN ('success', 'failure', 'interrupted') \
+             GROUP BY CASE WHEN job IS NOT NULL THEN 'job ' || job WHEN kind = 'upgrade' THEN kind \
+             WHEN kind IN ('deploy', 'redeploy', 'reconfigure', 'destroy') THEN 'proxy ' || label \
+             ELSE kind || ' ' || label END) \
+             WHERE outcome <> 'success' ORDER BY ended DESC LIMIT 1)"
         ));
         let row = sqlx::query(sql).fetch_optional(self.connections()).await.map_err(query("read the last failure"))?;
         row.as_ref().map(|row| open_run(row).map(|open| open.run)).transpose()
@@ -273,4 +281,36 @@ async fn events(connection: &mut SqliteConnection, run: &str, cursor: u64, limit
             Ok(Event { cursor: cursor.unsigned_abs(), at, kind })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_failure_is_the_last_one_until_a_later_run_has_put_it_right() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        let mut at = 0;
+        let mut last = async |kind: &str, job: Option<&str>, label: &str, outcome: &str| {
+            at += 1;
+            let sql = "INSERT INTO runs (id, kind, job, label, queued_at, ended_at, outcome) VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6)";
+            let row = sqlx::query(sql).bind(format!("run-{at}")).bind(kind).bind(job).bind(label).bind(at).bind(outcome);
+            row.execute(store.connections()).await.unwrap();
+            store.last_failure().await.unwrap().map(|run| run.id)
+        };
+        assert_eq!(last("backup", Some("job-1"), "nightly", "success").await, None);
+        assert_eq!(last("backup", Some("job-1"), "nightly", "failure").await.as_deref(), Some("run-2"));
+        assert_eq!(last("backup", Some("job-2"), "nightly", "success").await.as_deref(), Some("run-2"), "another job");
+        assert_eq!(last("verify", None, "web-1", "interrupted").await.as_deref(), Some("run-4"));
+        assert_eq!(last("restore", None, "web-1", "success").await.as_deref(), Some("run-4"), "something else");
+        assert_eq!(last("verify", None, "web-1", "cancelled").await.as_deref(), Some("run-4"), "says nothing");
+        assert_eq!(last("verify", None, "web-1", "success").await.as_deref(), Some("run-2"), "the one before is still so");
+        assert_eq!(last("backup", Some("job-1"), "renamed", "success").await, None);
+        assert_eq!(last("deploy", None, "annecy", "failure").await.as_deref(), Some("run-9"));
+        assert_eq!(last("deploy", None, "valence", "success").await.as_deref(), Some("run-9"));
+        assert_eq!(last("deploy", None, "annecy", "success").await, None);
+        assert_eq!(last("upgrade", None, "1 → 2", "failure").await.as_deref(), Some("run-12"));
+        assert_eq!(last("upgrade", None, "1 → 3", "success").await, None);
+    }
 }
