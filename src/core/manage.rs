@@ -344,7 +344,6 @@ pub(super) fn deployed_came(state: &mut State, deployer: &str) {
     for (id, name, known) in adopted {
         adopt(state, deployer, &id, &name, known);
     }
-    follow_moved(state, deployer);
     for name in gone {
         drop_entry(state, &name);
     }
@@ -353,23 +352,6 @@ pub(super) fn deployed_came(state: &mut State, deployer: &str) {
         let back = key.map_or_else(String::new, |key| format!("; on Proxies, {key} at {} brings it back", form.opened_for));
         state.drafts.push(Form { submitting: None, review: None, error: None, changed: true, ..form });
         state.tell(LogLevel::Info, format!("{name} was not deployed; what was typed is kept as a draft{back}"));
-    }
-}
-
-/// Proxies that do not answer where this console looks for them, and of which their deployer knows another address by now: it is
-/// taken over, as the certificate shows that they are the same.
-fn follow_moved(state: &mut State, deployer: &str) {
-    if state.settings.read_only {
-        return;
-    }
-    let Some(proxy) = state.proxy(deployer) else { return };
-    let moved = proxy.deployed.items.iter().filter_map(|deployed| {
-        let known = deployed::known(state, deployed).filter(|known| deployed::moved(known, deployed))?;
-        Some((deployed.id.clone(), known.name().to_owned()))
-    });
-    for (id, known) in moved.collect::<Vec<_>>() {
-        let errand = Errand::Adopt { deployed: id, known: Some(known.clone()) };
-        send(state, deployer, errand, Purpose::Errand(format!("Following {known} to its new address")), &known);
     }
 }
 

@@ -346,25 +346,21 @@ fn asking_again_is_said_only_where_something_is_asked() {
 }
 
 #[test]
-fn a_proxy_that_has_another_address_by_now_is_followed_there() {
+fn a_proxy_that_has_another_address_by_now_is_followed_there_when_that_is_asked_for() {
     let mut state = on_row("site-b");
-    let said = |state: &mut State| {
-        let mut list = state.proxies[0].deployed.items.clone();
-        let there = list.iter_mut().find(|deployed| deployed.id == "id-b").unwrap();
-        there.url = Some("https://10.0.0.99:8443".into());
-        changed(state, Topic::Deployed, |request| matches!(request, Request::Deployed(_)), Answer::Deployed(list))
-    };
+    let mut list = state.proxies[0].deployed.items.clone();
+    list.iter_mut().find(|deployed| deployed.id == "id-b").unwrap().url = Some("https://10.0.0.99:8443".into());
+    let effects = changed(&mut state, Topic::Deployed, |request| matches!(request, Request::Deployed(_)), Answer::Deployed(list));
     // As long as it answers where it is known, that is where it is.
-    assert!(errands(&said(&mut state)).is_empty());
+    assert!(availability(&state, Action::ProxyAdopt).unwrap_err().contains("knows site-b already"));
     fixture::connection(&mut state, "site-b", fixture::away());
-    let effects = said(&mut state);
-    let found = errands(&effects);
+    // The deployer's address may be one that this console cannot reach, as from outside of a port forward: not by itself.
+    assert!(errands(&effects).is_empty());
+    let effects = press(&mut state, "p");
     assert!(
-        matches!(&found[..], [("site-a", Errand::Adopt { deployed, known: Some(known) })] if deployed == "id-b" && known == "site-b"),
+        matches!(&errands(&effects)[..], [("site-a", Errand::Adopt { deployed, known: Some(known) })] if deployed == "id-b" && known == "site-b"),
         "{effects:?}"
     );
-    state.settings.read_only = true;
-    assert!(errands(&said(&mut state)).is_empty());
 }
 
 #[test]

@@ -1,3 +1,6 @@
+//! Which licences there are, and which proxy each serves.
+//!
+//! With a public key of an issuer configured, a proxy runs jobs only under a signed licence that is bound to it; without
 //! one, nothing is asked for anywhere. A licence is never asked for to list, restore, verify, remove, cancel or upgrade.
 //! Everything is checked here, offline; the signed text itself is [`signed::license`]'s.
 //!
